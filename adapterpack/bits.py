@@ -1,0 +1,63 @@
+"""Bits in bytes: the one place that knows how codes are packed.
+
+Code i of `bits` bits occupies bits i·bits … i·bits + bits − 1 of the stream, its least significant bit first;
+bit j of the stream is bit j mod 8 (0 = least significant) of byte j div 8. Pad bits of the last byte are zero.
+Source: spec/codecs.md, "Bit order".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` bits take; exact Python integers, no overflow."""
+    return (count * bits + 7) // 8
+
+
+def pack(codes: U8, bits: int) -> U8:
+    """Pack codes below 2**bits.
+
+    Args:
+        codes: uint8 [n], each < 2**bits.
+        bits: 1 … 8.
+
+    Returns:
+        uint8 [ceil(n·bits/8)].
+    """
+    if bits == 8:
+        return np.ascontiguousarray(codes, np.uint8)
+    if bits == 1:
+        return np.packbits(codes, bitorder="little")
+    planes = (codes[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
+    return np.packbits(planes.reshape(-1), bitorder="little")
+
+
+def unpack(packed: U8, count: int, bits: int) -> U8:
+    """The inverse of `pack`: uint8 [count]. `packed` may hold more bytes than needed; they are ignored."""
+    if bits == 8:
+        return packed[:count]
+    stream = np.unpackbits(packed, count=count * bits, bitorder="little")
+    if bits == 1:
+        return stream
+    weights = (1 << np.arange(bits)).astype(np.uint8)
+    return (stream.reshape(count, bits) * weights).sum(axis=1, dtype=np.uint8)
+
+
+@lru_cache(maxsize=8)
+def codes_of_byte(bits: int) -> U8:
+    """The 8/bits codes in every possible byte: uint8 [256, 8/bits], for bits 1, 2, 4, 8. Read-only."""
+    table = unpack(np.arange(256, dtype=np.uint8), 256 * 8 // bits, bits).reshape(256, 8 // bits)
+    table.flags.writeable = False
+    return table
+
+
+def padding_is_zero(packed: U8, count: int, bits: int) -> bool:
+    """Whether the unused high bits of the last byte are zero, as the canonical form requires."""
+    used = count * bits % 8
+    return used == 0 or int(packed[-1]) >> used == 0

@@ -1,0 +1,254 @@
+"""The three forms a trained tensor takes: dense numbers, quantized codes, or sparse entries.
+
+A form is logical: it says what the values *are* (and enters the digest), not how a payload stores them.
+Arrays are read-only by convention; nothing in the package writes to an array it was handed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack import bits as bitstream
+from adapterpack.codebooks import levels_of
+from adapterpack.errors import CallError, Reason
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+Shape = tuple[int, ...]
+
+DENSE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
+SCALE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+def numel(shape: Shape) -> int:
+    """Number of elements, in Python integers (numbers from a file never meet np.prod)."""
+    return math.prod(shape)
+
+
+def widen_bfloat16(raw: NDArray[np.uint16]) -> F32:
+    """bfloat16 bit patterns, uint16, to the float32 values they stand for; exact."""
+    return (raw.astype(np.uint32) << 16).view(np.float32)
+
+
+def round_bfloat16(values: F32) -> NDArray[np.uint16]:
+    """float32 to bfloat16 bit patterns, uint16, rounding to nearest even."""
+    raw = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """Plain numbers.
+
+    Attributes:
+        data: any shape; float32, float16, or uint16 bit patterns where `dtype` is "bfloat16".
+        dtype: "float32", "float16" or "bfloat16".
+    """
+
+    data: NDArray[Any]
+    dtype: str = "float32"
+
+    @property
+    def shape(self) -> Shape:
+        return self.data.shape
+
+    @property
+    def entries(self) -> int:
+        return numel(self.shape)
+
+    def form(self) -> dict[str, Any]:
+        return {"dtype": self.dtype}
+
+    def dense(self) -> F32:
+        """The values, float32 [shape]; exact for all three dtypes."""
+        if self.dtype == "bfloat16":
+            return widen_bfloat16(self.data)
+        return np.asarray(self.data, np.float32)
+
+    def content(self) -> Iterator[memoryview]:
+        """The bytes that the digest covers: row-major, little-endian."""
+        yield _bytes_of(self.data, DENSE_DTYPES[self.dtype])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """Codes into a codebook, with a scale and optionally an offset for each group of weights.
+
+    Weight i of the flattened tensor is `levels[code_i] * scale[g] + offset[g]` with g = i div group, each
+    operation rounded to float32 (scale and offset widened first). Group 0 means one group for the tensor.
+    Source: Jie et al. 2023 (the paper's form is group 0, offset = mean, scale = standard deviation).
+
+    Attributes:
+        shape: the tensor's shape.
+        bits: 1 … 8.
+        levels: the codebook's name, see `codebooks`.
+        group: weights per group; the last group may be short.
+        packed: uint8 [ceil(numel·bits/8)], see `bits`.
+        scale: float32 or float16 [groups]; finite, sign bit clear.
+        offset: the same dtype and length, or None.
+    """
+
+    shape: Shape
+    bits: int
+    levels: str
+    group: int
+    packed: U8
+    scale: NDArray[Any]
+    offset: NDArray[Any] | None
+
+    @property
+    def entries(self) -> int:
+        return numel(self.shape)
+
+    def form(self) -> dict[str, Any]:
+        scale = "float16" if self.scale.dtype.itemsize == 2 else "float32"
+        return {"bits": self.bits, "group": self.group, "levels": self.levels,
+                "offset": self.offset is not None, "scale": scale}  # fmt: skip
+
+    def codes(self) -> U8:
+        """uint8 [numel]."""
+        return bitstream.unpack(self.packed, self.entries, self.bits)
+
+    def dense(self) -> F32:
+        """The weights, float32 [shape]."""
+        return inflate([self])[0]
+
+    def content(self) -> Iterator[memoryview]:
+        """The bytes that the digest covers: packed codes, scales, offsets."""
+        yield memoryview(self.packed)
+        yield _bytes_of(self.scale, self.scale.dtype.newbyteorder("<"))
+        if self.offset is not None:
+            yield _bytes_of(self.offset, self.offset.dtype.newbyteorder("<"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """A few entries of an otherwise zero tensor.
+
+    Attributes:
+        shape: of the whole tensor.
+        positions: int64 [n], strictly ascending, into the flattened (row-major) tensor.
+        values: the n values in any dense or quantized form, shape (n,).
+    """
+
+    shape: Shape
+    positions: NDArray[np.int64]
+    values: Dense | Quantized
+
+    @property
+    def entries(self) -> int:
+        return len(self.positions)
+
+    def form(self) -> dict[str, Any]:
+        return {"sparse": self.values.form()}
+
+    def dense(self) -> F32:
+        """The tensor with zeros written out, float32 [shape]."""
+        out = np.zeros(numel(self.shape), np.float32)
+        out[self.positions] = self.values.dense()
+        return out.reshape(self.shape)
+
+    def content(self) -> Iterator[memoryview]:
+        """The bytes that the digest covers: count and positions as little-endian 64-bit integers, then the values."""
+        yield _bytes_of(np.array([self.entries]), np.dtype("<i8"))
+        yield _bytes_of(self.positions, np.dtype("<i8"))
+        yield from self.values.content()
+
+
+Tensor = Union[Dense, Quantized, Sparse]
+
+
+def _bytes_of(values: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8))
+
+
+def groups_of(count: int, group: int) -> int:
+    """How many groups `count` weights make; an empty tensor has none."""
+    if count == 0:
+        return 0
+    return 1 if group == 0 else -(-count // group)
+
+
+def same_tensor(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one shape, one form and the same content, to the bit."""
+    if type(one) is not type(other) or one.shape != other.shape or one.form() != other.form():
+        return False
+    return b"".join(one.content()) == b"".join(other.content())
+
+
+def inflate(tensors: list[Quantized], factor: float = 1.0) -> list[F32]:
+    """The weights of many tensors at once, each float32 [shape].
+
+    Tensors of one shape and form are expanded by a single table lookup, which is what makes loading a file of 48
+    small matrices cheap. With a `factor` every weight w is float32(factor·w), rounded once after w itself.
+
+    Args:
+        tensors: any mixture of shapes and forms.
+        factor: for example the scale of a LoRA branch.
+    """
+    out: list[F32] = [_EMPTY] * len(tensors)
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, t in enumerate(tensors):
+        dtype = t.scale.dtype.str
+        alike.setdefault((t.shape, t.bits, t.levels, t.group, t.offset is None, dtype), []).append(i)
+    for rows in alike.values():
+        values = _inflate_alike([tensors[i] for i in rows], np.float32(factor))
+        for row, i in zip(values, rows):
+            out[i] = row
+    return out
+
+
+_EMPTY = np.zeros(0, np.float32)
+
+
+def _inflate_alike(tensors: list[Quantized], factor: np.float32) -> F32:
+    """Tensors of one shape and form: float32 [tensors, *shape]."""
+    first = tensors[0]
+    levels = levels_of(first.levels, first.bits)
+    scale = np.stack([t.scale for t in tensors]).astype(np.float32)
+    offset = None
+    if first.offset is not None:
+        offset = np.stack([t.offset for t in tensors if t.offset is not None]).astype(np.float32)
+    if first.group == 0 and 8 % first.bits == 0 and first.entries:
+        return _by_byte_table(tensors, levels, scale, offset, factor)
+    out = np.empty((len(tensors), first.entries), np.float32)
+    for row, t in enumerate(tensors):
+        group = t.group or max(t.entries, 1)
+        which = np.arange(t.entries) // group
+        out[row] = levels[t.codes()] * scale[row][which]
+        if offset is not None:
+            out[row] += offset[row][which]
+    return (out * factor if factor != 1 else out).reshape(len(tensors), *first.shape)
+
+
+def _by_byte_table(tensors: list[Quantized], levels: F32, scale: F32, offset: F32 | None, factor: np.float32) -> F32:
+    """One group a tensor: a table of what each byte stands for, then one lookup a byte."""
+    first = tensors[0]
+    values = levels * scale
+    if offset is not None:
+        values = values + offset
+    if factor != 1:
+        values = values * factor
+    tables = values[:, bitstream.codes_of_byte(first.bits)]  # [tensors, 256, 8/bits]
+    per_byte = tables.shape[2]
+    out = np.empty((len(tensors), len(first.packed), per_byte), np.float32)
+    for row, t in enumerate(tensors):
+        tables[row].take(t.packed, axis=0, out=out[row], mode="clip")
+    return out.reshape(len(tensors), -1)[:, : first.entries].reshape(len(tensors), *first.shape)
+
+
+def require_finite(values: NDArray[Any], dtype: str, where: str) -> None:
+    """Refuse NaN and infinity on the way in: a file holds neither.
+
+    Raises:
+        CallError: `not-finite`.
+    """
+    plain = widen_bfloat16(values) if dtype == "bfloat16" else values
+    if not np.isfinite(plain).all():
+        raise CallError("the tensor holds NaN or infinity", Reason.NOT_FINITE, where, "retrain or repair it first")
