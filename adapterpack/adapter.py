@@ -164,13 +164,14 @@ class Adapter:
 
 
 def _by_key(adapter: Adapter) -> dict[tuple[str, ...], Tensor]:
-    found = {
+    found: dict[tuple[str, ...], Tensor] = {
         (str(b.site), b.method, repr(sorted(b.params.items())), role): tensor
         for b in adapter.branches
         for role, tensor in b.tensors.items()
     }
     if adapter.head is not None:
-        found |= {("head", role): tensor for role, tensor in adapter.head.tensors.items()}
+        for role, tensor in adapter.head.tensors.items():
+            found["head", role] = tensor
     return found
 
 

@@ -8,6 +8,7 @@ Source: spec/codecs.md, "Bit order".
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,12 @@ def packed_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def pack(codes: U8, bits: int) -> U8:
+def pack(codes: NDArray[Any], bits: int) -> U8:
     """Pack codes below 2**bits.
 
     Args:
-        codes: uint8 [n], each < 2**bits.
-        bits: 1 … 8.
+        codes: unsigned integers [n], each < 2**bits.
+        bits: 0 … 32.
 
     Returns:
         uint8 [ceil(n·bits/8)].
@@ -33,13 +34,14 @@ def pack(codes: U8, bits: int) -> U8:
     if bits == 8:
         return np.ascontiguousarray(codes, np.uint8)
     if bits == 1:
-        return np.packbits(codes, bitorder="little")
-    planes = (codes[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
+        return np.packbits(codes.astype(np.uint8, copy=False), bitorder="little")
+    wide = codes.astype(np.uint32, copy=False)
+    planes = ((wide[:, None] >> np.arange(bits, dtype=np.uint32)) & 1).astype(np.uint8)
     return np.packbits(planes.reshape(-1), bitorder="little")
 
 
 def unpack(packed: U8, count: int, bits: int) -> U8:
-    """The inverse of `pack`: uint8 [count]. `packed` may hold more bytes than needed; they are ignored."""
+    """The inverse of `pack` for bits 1 … 8: uint8 [count]. Bytes beyond what is needed are ignored."""
     if bits == 8:
         return packed[:count]
     stream = np.unpackbits(packed, count=count * bits, bitorder="little")
@@ -47,6 +49,12 @@ def unpack(packed: U8, count: int, bits: int) -> U8:
         return stream
     weights = (1 << np.arange(bits)).astype(np.uint8)
     return (stream.reshape(count, bits) * weights).sum(axis=1, dtype=np.uint8)
+
+
+def unpack_wide(packed: U8, count: int, bits: int) -> NDArray[np.int64]:
+    """The inverse of `pack` for bits 0 … 32: int64 [count]."""
+    stream = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
+    return stream.astype(np.int64) @ (np.int64(1) << np.arange(bits, dtype=np.int64))
 
 
 @lru_cache(maxsize=8)

@@ -22,8 +22,8 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Shape = tuple[int, ...]
 
-DENSE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
-SCALE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+DENSE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
+SCALE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 def numel(shape: Shape) -> int:
@@ -121,7 +121,7 @@ class Quantized:
 
     def content(self) -> Iterator[memoryview]:
         """The bytes that the digest covers: packed codes, scales, offsets."""
-        yield memoryview(self.packed)
+        yield _bytes_of(self.packed, np.dtype("u1"))
         yield _bytes_of(self.scale, self.scale.dtype.newbyteorder("<"))
         if self.offset is not None:
             yield _bytes_of(self.offset, self.offset.dtype.newbyteorder("<"))
@@ -165,7 +165,7 @@ Tensor = Union[Dense, Quantized, Sparse]
 
 
 def _bytes_of(values: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8).data
 
 
 def groups_of(count: int, group: int) -> int:

@@ -1,0 +1,231 @@
+"""Where bytes come from and go to: paths, bytes, file objects, URLs; and atomic writing.
+
+Nothing here knows the format. fsspec is used for URLs only, and asked for by name when it is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, Union
+
+from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
+
+SourceLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO]
+
+
+class Source(Protocol):
+    """Random access to a run of bytes.
+
+    Attributes:
+        name: for messages; never stored in a file.
+    """
+
+    name: str
+
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only where the source ends."""
+        ...
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    name = "<bytes>"
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._data = bytes(data)
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
+class PathSource:
+    """A regular file, opened for each read, so that no handle outlives a call.
+
+    Raises:
+        MissingFileError: nothing is there.
+        CallError: `not-a-file` for a folder, pipe or device.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        with _os_errors(self.name):
+            mode = path.stat()
+        if not stat.S_ISREG(mode.st_mode):
+            raise CallError(f"{self.name} is no regular file", Reason.NOT_A_FILE, hint="give the path of an .apk file")
+        self._size = mode.st_size
+
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        with _os_errors(self.name), open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 (unbuffered, hot)
+            file.seek(offset)
+            return file.read(min(length, max(self._size - offset, 0))) or b""
+
+
+class FileObjectSource:
+    """A seekable binary file object; its position is restored after each read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name = str(getattr(file, "name", "<file object>"))
+        if not file.seekable():
+            raise CallError("the file object cannot seek", Reason.BAD_CALL, hint="pass its bytes: open(f.read())")
+        self._file = file
+
+    def size(self) -> int:
+        here = self._file.tell()
+        end = self._file.seek(0, io.SEEK_END)
+        self._file.seek(here)
+        return end
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        here = self._file.tell()
+        try:
+            self._file.seek(offset)
+            return self._file.read(length)
+        finally:
+            self._file.seek(here)
+
+
+class UrlSource:
+    """Any URL that fsspec opens; each read is one range request."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        try:
+            import fsspec  # type: ignore[import-untyped]  # optional, and slow to import
+        except ImportError as error:
+            hint = "pip install 'adapterpack[remote]'"
+            raise CallError(f"{url} needs fsspec", Reason.MISSING_EXTRA, hint=hint) from error
+        with _remote_errors(url):
+            self._fs, self._path = fsspec.core.url_to_fs(url)
+            self._size = int(self._fs.size(self._path))
+
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self._size)
+        if end <= offset:
+            return b""
+        with _remote_errors(self.name):
+            data: Any = self._fs.cat_file(self._path, start=offset, end=end)
+        return bytes(data)
+
+
+def source_of(source: SourceLike) -> Source:
+    """Anything that can be opened, as a `Source`.
+
+    Raises:
+        MissingFileError, CallError: see the classes.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return BytesSource(source)
+    if isinstance(source, str) and "://" in source:
+        return UrlSource(source)
+    if isinstance(source, (str, os.PathLike)):
+        return PathSource(Path(source))
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return FileObjectSource(source)
+    raise CallError(f"cannot open a {type(source).__name__}", Reason.BAD_CALL, hint="give a path, bytes, file or URL")
+
+
+def read_exactly(source: Source, offset: int, length: int, what: str) -> bytes:
+    """`length` bytes from `offset`.
+
+    Raises:
+        CorruptFileError: `truncated`, when the source changed or ended meanwhile.
+    """
+    data = source.read_at(offset, length)
+    if len(data) != length:
+        message = f"{what}: {len(data):,} of {length:,} bytes are there"
+        raise CorruptFileError(message, Reason.TRUNCATED, f"byte {offset + len(data)}", "fetch the file again")
+    return data
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise before any work is done when `path` exists and may not be replaced.
+
+    Raises:
+        CallError: `file-exists`, or `not-a-file` for a folder.
+    """
+    if path.is_dir():
+        raise CallError(f"{path} is a folder", Reason.NOT_A_FILE, hint="give a file name for the output")
+    if not force and os.path.lexists(path):
+        raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force (force=True) to replace it")
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> None:
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed.
+
+    A symbolic link at `path` is replaced, never followed.
+
+    Raises:
+        CallError: `file-exists` without `force`; `io-error` when the disk is full or the folder is not writable.
+    """
+    target = Path(path)
+    refuse_existing(target, force=force)
+    with _os_errors(str(target)):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                os.fsync(file.fileno())
+            _put_in_place(temporary, target, force=force)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
+    if force:
+        os.replace(temporary, target)
+        return
+    try:
+        os.link(temporary, target)  # unlike rename, refuses a file that appeared meanwhile
+    except FileExistsError as error:
+        raise CallError(f"{target} exists already", Reason.FILE_EXISTS, hint="use --force to replace it") from error
+    except OSError:  # a file system without hard links
+        refuse_existing(target, force=False)
+        os.replace(temporary, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def _os_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{name}: no such file or folder", Reason.MISSING_FILE, hint="check the path") from error
+    except OSError as error:
+        raise CallError(f"{name}: {error.strerror or error}", Reason.IO) from error
+
+
+@contextlib.contextmanager
+def _remote_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{url}: not found", Reason.MISSING_FILE, hint="check the address") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise CallError(f"{url}: {error}", Reason.IO, hint="check the address and the connection") from error

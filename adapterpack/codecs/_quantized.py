@@ -1,0 +1,155 @@
+"""What `signs` and `codebook` share: packed codes of all tensors, then all scales, then all offsets.
+
+Each tensor's codes begin on a byte. Source: spec/codecs.md, "signs" and "codebook".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.bits import packed_bytes, padding_is_zero
+from adapterpack.codebooks import is_codebook
+from adapterpack.codecs._base import Params, only, parameter
+from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
+from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.tensors import SCALE_DTYPES, Quantized, Shape, Tensor, groups_of, numel
+
+GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
+FORM = ("group", "levels", "offset", "scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The checked form of a payload of codes.
+
+    Attributes:
+        bits, levels, group: see `Quantized`.
+        scale: dtype of scales and offsets.
+        offset: whether offsets are stored.
+    """
+
+    bits: int
+    levels: str
+    group: int
+    scale: np.dtype[Any]
+    offset: bool
+
+    def code_bytes(self, shapes: Sequence[Shape]) -> int:
+        return sum(packed_bytes(numel(shape), self.bits) for shape in shapes)
+
+    def group_count(self, shapes: Sequence[Shape]) -> int:
+        return sum(groups_of(numel(shape), self.group) for shape in shapes)
+
+    def payload_bytes(self, shapes: Sequence[Shape]) -> int:
+        return self.code_bytes(shapes) + self.group_count(shapes) * self.scale.itemsize * (2 if self.offset else 1)
+
+
+def layout_of(params: Params, bits: int) -> Layout:
+    """Check the form parameters.
+
+    Raises:
+        CorruptFileError: `bad-parameter`.
+    """
+    levels = params.get("levels")
+    if not isinstance(levels, str) or not is_codebook(levels, bits):
+        raise CorruptFileError(f"no codebook {levels!r} of {bits} bit(s)", Reason.BAD_PARAMETER, hint="see spec/codecs.md")
+    group = parameter(params, "group", GROUPS)
+    scale = SCALE_DTYPES[parameter(params, "scale", tuple(SCALE_DTYPES))]
+    return Layout(bits, levels, group, scale, parameter(params, "offset", (True, False)))
+
+
+def form_of(params: Params, bits: int, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """Check all parameters of a codec that adds only `extra` and `compression` to the form."""
+    only(params, (*FORM, "compression", *extra))
+    parameter(params, "compression", COMPRESSIONS)
+    layout_of(params, bits)
+    return {"bits": bits, **{name: params[name] for name in FORM}}
+
+
+def write_scales(writer: Writer, tensors: Sequence[Tensor], layout: Layout) -> None:
+    """All scales, then all offsets."""
+    rows = [t for t in tensors if isinstance(t, Quantized)]
+    writer.numbers(np.concatenate([t.scale.astype(layout.scale, copy=False) for t in rows]))
+    if layout.offset:
+        offsets = [t.offset.astype(layout.scale, copy=False) for t in rows if t.offset is not None]
+        writer.numbers(np.concatenate(offsets))
+
+
+def read_scales(
+    reader: Reader, shapes: Sequence[Shape], layout: Layout
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """All scales and all offsets, checked.
+
+    Raises:
+        CorruptFileError: `bad-scale` for NaN, infinity or a set sign bit; `not-finite` for an offset.
+    """
+    count = layout.group_count(shapes)
+    scales = reader.numbers(count, layout.scale)
+    if not np.isfinite(scales).all() or np.signbit(scales).any():
+        raise CorruptFileError("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
+    if not layout.offset:
+        return scales, None
+    offsets = reader.numbers(count, layout.scale)
+    if not np.isfinite(offsets).all():
+        raise CorruptFileError("an offset is infinite or NaN", Reason.NOT_FINITE)
+    return scales, offsets
+
+
+def assemble(
+    codes: NDArray[np.uint8],
+    scales: NDArray[Any],
+    offsets: NDArray[Any] | None,
+    shapes: Sequence[Shape],
+    layout: Layout,
+) -> list[Tensor]:
+    """Cut codes, scales and offsets into tensors (views, no copies).
+
+    Raises:
+        CorruptFileError: `padding-bits`.
+    """
+    out: list[Tensor] = []
+    at = first = 0
+    for shape in shapes:
+        count = numel(shape)
+        end, last = at + packed_bytes(count, layout.bits), first + groups_of(count, layout.group)
+        packed = codes[at:end]
+        if count * layout.bits % 8 and not padding_is_zero(packed, count, layout.bits):
+            raise CorruptFileError("pad bits after the last code are not zero", Reason.PADDING_BITS)
+        offset = None if offsets is None else offsets[first:last]
+        out.append(Quantized(shape, layout.bits, layout.levels, layout.group, packed, scales[first:last], offset))
+        at, first = end, last
+    return out
+
+
+def encode(tensors: Sequence[Tensor], params: Params, bits: int) -> bytes:
+    """Codes, scales, offsets, each one section (numbers: one a plane)."""
+    layout = layout_of(params, bits)
+    writer = Writer(params["compression"])
+    writer.section(b"".join(t.packed.tobytes() for t in tensors if isinstance(t, Quantized)))
+    write_scales(writer, tensors, layout)
+    return writer.payload()
+
+
+def decode(payload: memoryview, shapes: Sequence[Shape], params: Params, bits: int) -> list[Tensor]:
+    """The inverse of `encode`."""
+    layout = layout_of(params, bits)
+    reader = Reader(payload, params["compression"])
+    codes = np.frombuffer(reader.section(layout.code_bytes(shapes)), np.uint8)
+    scales, offsets = read_scales(reader, shapes, layout)
+    reader.done()
+    return assemble(codes, scales, offsets, shapes, layout)
+
+
+def payload_bytes(shapes: Sequence[Shape], params: Params, bits: int) -> int | None:
+    """Exact where nothing is compressed."""
+    return layout_of(params, bits).payload_bytes(shapes) if params["compression"] == "none" else None
+
+
+def decoded_bytes(shapes: Sequence[Shape], params: Params) -> int:
+    """The weights as float32; the codes themselves are never more than a quarter of that."""
+    return 4 * sum(map(numel, shapes))

@@ -1,0 +1,96 @@
+"""Signs of several matrices ⇄ one range-coded stream of well under a bit each.
+
+Encoder and decoder walk through the same model (`_sign_block`) and differ only in where a unit's bits come from. Which
+weights belong to which matrix, and when coding is worth it, is `_sign_layout`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.codecs._range import RangeReader, RangeWriter
+from adapterpack.codecs._sign_block import Block, Learned
+from adapterpack.codecs._sign_stream import Stream, from_visited, to_visited
+from adapterpack.codecs._sign_tables import block_bounds
+
+U8 = NDArray[np.uint8]
+# (bits [matrices, channels] to read or to fill in, their probabilities of 1)
+CodeBits = Callable[[U8, NDArray[np.float32]], None]
+
+
+def encode_signs(signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int = 0) -> bytes:
+    """Signs to a stream.
+
+    Args:
+        signs: uint8 [M, C, U], 1 for plus and 0 for minus; padding units are 0.
+        lam: λ, the shrinkage, 1 … 255.
+        pooled: whether matrices 2k and 2k + 1 learn from each other.
+        kinds: sets of adaptive weights.
+        padding: units of the last matrix that are not coded.
+
+    Returns:
+        Little-endian 32-bit words.
+
+    Raises:
+        CorruptFileError: `limit-exceeded` or `bad-parameter`.
+        CallError: `bad-call` for values other than 0 and 1, or padding that is not 0.
+    """
+    stream = Stream(*signs.shape, lam, pooled, kinds, padding)
+    visited = to_visited(stream, signs)
+    writer = RangeWriter()
+
+    def write(bits: U8, chances: NDArray[np.float32]) -> None:
+        writer.write(bits.reshape(-1).astype(np.int32), chances.reshape(-1))
+
+    _walk(stream, visited, write)
+    return writer.finish()
+
+
+def decode_signs(
+    stream: bytes | memoryview, M: int, C: int, U: int, *, lam: int, pooled: bool, kinds: int, padding: int = 0
+) -> U8:
+    """The inverse of `encode_signs`.
+
+    Args:
+        stream: what `encode_signs` wrote.
+        M: matrices.
+        C: channels.
+        U: units.
+        lam: λ, the shrinkage, 1 … 255.
+        pooled: whether matrices 2k and 2k + 1 learn from each other.
+        kinds: sets of adaptive weights.
+        padding: units of the last matrix that were not coded.
+
+    Returns:
+        uint8 [M, C, U].
+
+    Raises:
+        CorruptFileError: `limit-exceeded`, `bad-parameter` or `bad-stream`.
+    """
+    expected = Stream(M, C, U, lam, pooled, kinds, padding)
+    expected.check()
+    reader = RangeReader(stream)
+    visited = np.zeros((U, M, C), np.uint8)
+
+    def read(bits: U8, chances: NDArray[np.float32]) -> None:
+        bits[:] = reader.read(chances.reshape(-1)).reshape(bits.shape)
+
+    _walk(expected, visited, read)
+    reader.finish()
+    return from_visited(visited)
+
+
+def _walk(stream: Stream, visited: U8, code: CodeBits) -> None:
+    """All symbols in stream order: block, unit, matrix, channel. `visited` is read or filled in by `code`."""
+    learned = Learned(stream)
+    for start, stop in block_bounds(stream.channels):
+        bits = visited[:, :, start:stop]
+        block = Block(stream, learned, start, stop)
+        for unit in range(stream.units):
+            rows = stream.rows(unit)
+            code(bits[unit, :rows], block.predict(unit, rows))
+            block.learn(unit, rows, bits)
+        learned.add(bits, block)

@@ -1,0 +1,102 @@
+"""JSON without its traps: one spelling out, and on the way in no duplicate key, NaN, huge number or odd string.
+
+Python's `json` accepts duplicate keys, NaN, 1e999, UTF-16 and lone surrogates; a format must not.
+Source: RFC 8259 and spec/README.md, "Index text".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from typing import Any, NoReturn
+
+from adapterpack.container import limits
+from adapterpack.errors import CorruptFileError, Reason
+
+_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def dumps(value: Any) -> bytes:
+    """The one spelling: keys sorted, no spaces, UTF-8 unescaped, floats in Python's shortest form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def loads(data: bytes) -> Any:
+    """Parse strictly.
+
+    Raises:
+        CorruptFileError: `index-encoding`, `index-syntax`, `duplicate-key`, `bad-number`, `too-deep`, `bad-name`.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError("the index is not UTF-8", Reason.INDEX_ENCODING, f"index byte {error.start}") from error
+    if text.startswith("\ufeff"):
+        raise CorruptFileError("the index begins with a byte-order mark", Reason.INDEX_ENCODING, "index byte 0")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+        )
+    except json.JSONDecodeError as error:
+        raise CorruptFileError(f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {error.pos}") from error
+    except RecursionError as error:
+        raise CorruptFileError("the index is nested too deeply", Reason.TOO_DEEP) from error
+    _check(value, 1)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CorruptFileError(f"the key {twice[:80]!r} is given twice", Reason.DUPLICATE_KEY)
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17 or text == "-0" or abs(int(text)) > limits.INTEGER:
+        raise CorruptFileError(f"the number {text[:40]} is out of range", Reason.BAD_NUMBER)
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise CorruptFileError(f"the number {text[:40]} is out of range", Reason.BAD_NUMBER)
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise CorruptFileError(f"{text} is no JSON number", Reason.BAD_NUMBER)
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > limits.JSON_DEPTH:
+        raise CorruptFileError(f"the index is nested more than {limits.JSON_DEPTH} deep", Reason.TOO_DEEP)
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            check_text(name)
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            if type(item) is not int:  # shapes and blocks: the common case needs no look
+                _check(item, depth + 1)
+
+
+def check_text(text: str) -> None:
+    """Refuse strings that cannot be encoded or that would steer a terminal.
+
+    Raises:
+        CorruptFileError: `bad-name`.
+    """
+    if len(text) > limits.STRING_BYTES:
+        raise CorruptFileError(f"a string of {len(text):,} characters", Reason.LIMIT)
+    if text.isascii() and text.isprintable():
+        return
+    for c in text:
+        if c in _BIDI or unicodedata.category(c) in ("Cc", "Cs"):
+            raise CorruptFileError(f"the character U+{ord(c):04X} in {text[:40]!r}", Reason.BAD_NAME)

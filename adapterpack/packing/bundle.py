@@ -1,0 +1,150 @@
+"""An opened file: the verified index at once, payloads when asked for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from adapterpack import _files
+from adapterpack.adapter import Adapter, Backbone
+from adapterpack.container import digest, framing
+from adapterpack.container.framing import Fixed
+from adapterpack.container.index import Index, TaskEntry
+from adapterpack.container.limits import Limits
+from adapterpack.container.parse import parse_index
+from adapterpack.errors import CallError, CorruptFileError, Reason
+from adapterpack.packing.decode import decode_task
+from adapterpack.packing.encode import EncodedTask
+
+
+class Bundle:
+    """One `.apk` file, of one task or many.
+
+    Opening reads the head only (one read of 4 KB where it fits) and verifies it; a task's payload is read, verified
+    against its checksums and its digest, and decoded by `read`. Use `adapterpack.open` to make one.
+
+    Attributes:
+        source: where the bytes come from.
+        file_bytes: size of the file.
+        index: what the head says.
+        format_version: "major.minor".
+    """
+
+    def __init__(self, source: _files.Source, limits: Limits | None = None) -> None:
+        self.source = source
+        self.file_bytes = source.size()
+        self._limits = limits or Limits()
+        fixed, head = _read_head(source, self.file_bytes)
+        opened = framing.open_head(head, fixed)
+        self.index: Index = parse_index(opened.index)
+        self.format_version = f"{fixed.version[0]}.{fixed.version[1]}"
+        self._starts = _check_sizes(self.index, fixed, len(opened.table), self.file_bytes)
+        count = sum(len(task.segments) for task in self.index.tasks)
+        self._checksums = [int.from_bytes(opened.table[4 * i : 4 * i + 4], "little") for i in range(count)]
+        rest = opened.table[4 * count :]
+        self.digests = [rest[i : i + digest.DIGEST_BYTES] for i in range(0, len(rest), digest.DIGEST_BYTES)]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks' names, in file order."""
+        return tuple(task.name for task in self.index.tasks)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.index.backbone
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:…" over the decoded content of all tasks."""
+        return f"sha256:{digest.file_digest(self.digests).hex()}"
+
+    def task_digest(self, task: str | None = None) -> str:
+        """ "sha256:…" over the decoded content of one task."""
+        return f"sha256:{self.digests[self._number(task)].hex()}"
+
+    def read(self, task: str | None = None) -> Adapter:
+        """Decode one task.
+
+        Args:
+            task: its name; may be left out where the file has only one.
+
+        Raises:
+            CallError: `unknown-task`.
+            CorruptFileError, UnsupportedVersionError: the payload is damaged, or newer than this reader.
+        """
+        number = self._number(task)
+        payloads = [memoryview(payload) for payload in self._payloads(number)]
+        entry, where = self.index.tasks[number], f"index.tasks[{number}]"
+        return decode_task(entry, payloads, self.digests[number], self.backbone, self._limits, where)
+
+    def encoded(self, task: str | None = None) -> EncodedTask:
+        """One task's payloads as stored, checksums verified, nothing decoded."""
+        number = self._number(task)
+        return EncodedTask(self.index.tasks[number], tuple(self._payloads(number)), self.digests[number])
+
+    def verify(self) -> Iterator[str]:
+        """Decode every task in turn, yielding each name once its checksums and digest are verified."""
+        for name in self.tasks:
+            self.read(name)
+            yield name
+
+    def _number(self, task: str | None) -> int:
+        if task is None and len(self.tasks) == 1:
+            return 0
+        if task not in self.tasks:
+            shown = ", ".join(self.tasks[:8]) + (", …" if len(self.tasks) > 8 else "")
+            what = "the file has several tasks" if task is None else f"there is no task {task!r}"
+            raise CallError(f"{self.source.name}: {what}", Reason.UNKNOWN_TASK, hint=f"choose one of {shown}")
+        return self.tasks.index(task)
+
+    def _payloads(self, number: int) -> list[bytes]:
+        entry = self.index.tasks[number]
+        first = sum(len(task.segments) for task in self.index.tasks[:number])
+        data = _files.read_exactly(self.source, self._starts[number], entry.payload_bytes(), f"task {entry.name}")
+        out: list[bytes] = []
+        at = 0
+        for i, segment in enumerate(entry.segments):
+            payload = data[at : at + segment.size]
+            if zlib.crc32(payload) != self._checksums[first + i]:
+                where = f"index.tasks[{number}].segments[{i}]"
+                message = f"segment {i} of task {entry.name!r} does not match its checksum"
+                raise CorruptFileError(message, Reason.CHECKSUM, where, "fetch the file again")
+            out.append(payload)
+            at += segment.size
+        return out
+
+
+def open_bundle(source: _files.SourceLike, limits: Limits | None = None) -> Bundle:
+    """Open a path, bytes, file object or URL."""
+    return Bundle(_files.source_of(source), limits)
+
+
+def _read_head(source: _files.Source, file_bytes: int) -> tuple[Fixed, bytes]:
+    first = source.read_at(0, framing.PEEK)
+    fixed = framing.parse_fixed(first, file_bytes)
+    if fixed.head_bytes > len(first):
+        first += _files.read_exactly(source, len(first), fixed.head_bytes - len(first), "head")
+    return fixed, first[: fixed.head_bytes]
+
+
+def _check_sizes(index: Index, fixed: Fixed, table: int, file_bytes: int) -> list[int]:
+    """Where each task's payload starts; the sizes must add up to the file's.
+
+    Raises:
+        CorruptFileError: `head-size`, `truncated`, `trailing-bytes`.
+    """
+    if table != digest.table_bytes(index):
+        message = f"{table:,} bytes of checksums, expected {digest.table_bytes(index):,}"
+        raise CorruptFileError(message, Reason.HEAD_SIZE, "byte 12")
+    starts = [fixed.head_bytes]
+    for task in index.tasks:
+        starts.append(starts[-1] + task.payload_bytes())
+    if starts[-1] > file_bytes:
+        message = f"the file has {file_bytes:,} bytes, its index says {starts[-1]:,}: a truncated download?"
+        raise CorruptFileError(message, Reason.TRUNCATED, f"byte {file_bytes}", "fetch it again")
+    if starts[-1] < file_bytes:
+        message = f"{file_bytes - starts[-1]:,} bytes after the last payload"
+        raise CorruptFileError(message, Reason.TRAILING_BYTES, f"byte {starts[-1]}")
+    return starts
+
+

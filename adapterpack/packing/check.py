@@ -1,0 +1,96 @@
+"""Whether branches are what their methods allow: settings, roles, shapes. For files read and for adapters to be written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from adapterpack.adapter import Adapter, Site
+from adapterpack.container import strict_json
+from adapterpack.container.index import Group
+from adapterpack.errors import (
+    CorruptFileError,
+    Reason,
+    UnsupportedAdapterError,
+    UnsupportedVersionError,
+)
+from adapterpack.methods import METHODS
+from adapterpack.methods._base import Method
+
+Shape = tuple[int, ...]
+
+
+def check_group(group: Group, where: str) -> None:
+    """Check a group of an index.
+
+    Raises:
+        UnsupportedVersionError: `unknown-method`.
+        CorruptFileError: `bad-parameter`, `missing-field`, `unknown-field`, `bad-shape`.
+    """
+    method = METHODS.get(group.method)
+    if method is None:
+        hint = "upgrade adapterpack"
+        raise UnsupportedVersionError(f"the method {group.method!r} is unknown", Reason.UNKNOWN_METHOD, where, hint)
+    _check(method, group.params, {role: row.shape for role, row in group.tensors.items()}, where)
+
+
+def check_adapter(adapter: Adapter) -> None:
+    """Check an adapter before it is written.
+
+    Raises:
+        UnsupportedAdapterError: as `check_group`; also head, names and class names that a file may not hold.
+    """
+    try:
+        _check_names(adapter)
+        for branch in adapter.branches:
+            Site.parse(str(branch.site))
+            if branch.method not in METHODS:
+                raise UnsupportedAdapterError(f"the method {branch.method!r} is unknown", Reason.UNKNOWN_METHOD)
+            shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
+            _check(METHODS[branch.method], branch.params, shapes, str(branch.site))
+    except CorruptFileError as error:
+        reason = Reason(error.reason)
+        raise UnsupportedAdapterError(error.message, reason, error.where, error.hint) from error
+
+
+def _check_names(adapter: Adapter) -> None:
+    if not adapter.branches and adapter.head is None:
+        raise UnsupportedAdapterError("the adapter is empty: no branch and no head", Reason.NOT_EXPRESSIBLE)
+    strict_json.loads(strict_json.dumps({"name": adapter.name, "metadata": dict(adapter.metadata)}))
+    if adapter.labels is not None and (adapter.head is None or len(adapter.labels) != adapter.head.classes):
+        classes = adapter.head.classes if adapter.head else 0
+        hint = "give one name a class, in the head's order"
+        raise UnsupportedAdapterError(
+            f"{len(adapter.labels)} class names for {classes} classes", Reason.BAD_LABELS, hint=hint
+        )
+
+
+def _check(method: Method, params: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> None:
+    _check_settings(method, params, where)
+    required, known = set(method.roles.required), set(method.roles.order)
+    if not required <= set(shapes):
+        missing = ", ".join(sorted(required - set(shapes)))
+        raise CorruptFileError(f"{method.name} lacks its {missing}", Reason.MISSING_FIELD, where)
+    if not shapes or not set(shapes) <= known:
+        unknown = ", ".join(sorted(set(shapes) - known)) or "nothing"
+        raise CorruptFileError(f"{method.name} has {unknown}", Reason.UNKNOWN_FIELD, where, f"known: {', '.join(known)}")
+    try:
+        method.features(shapes, params)
+    except ValueError as error:
+        raise CorruptFileError(f"{method.name}: {error}", Reason.BAD_SHAPE, where) from error
+
+
+def _check_settings(method: Method, params: Mapping[str, Any], where: str) -> None:
+    if set(params) != set(method.settings):
+        names = ", ".join(sorted(set(params) ^ set(method.settings)))
+        hint = f"expected {', '.join(sorted(method.settings)) or 'none'}"
+        raise CorruptFileError(f"{method.name}: settings {names} missing or unknown", Reason.BAD_PARAMETER, where, hint)
+    for name, setting in method.settings.items():
+        value = params[name]
+        fine = type(value) is setting.type and (not setting.choices or value in setting.choices)
+        if not fine or (setting.type is float and not math.isfinite(value)):
+            expected = " or ".join(map(str, setting.choices)) or setting.type.__name__
+            raise CorruptFileError(f"{method.name}: {name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {expected}")
+
+

@@ -1,0 +1,57 @@
+"""Encoded tasks to one file, and the rule that all of them belong to one backbone.
+
+`pack`, `bundle` and `split` all end here; payloads move unread, so a task's digest survives.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+from adapterpack.adapter import Backbone
+from adapterpack.container import framing, parse, strict_json
+from adapterpack.container.index import Index, to_json
+from adapterpack.errors import BackboneMismatchError, CallError, Reason
+from adapterpack.packing.encode import EncodedTask
+
+
+def join(tasks: Sequence[EncodedTask], backbone: Backbone) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        CallError: `duplicate-name` for two tasks of one name, `limit-exceeded`.
+        UnsupportedAdapterError: never; what cannot be stored was refused when it was encoded.
+    """
+    names = [task.entry.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise CallError(f"two tasks are called {name!r}", Reason.DUPLICATE_NAME, hint="rename one with pack --task")
+    index = Index(tuple(task.entry for task in tasks), backbone)
+    text = strict_json.dumps(to_json(index))
+    parse.parse_index(text)  # the writer obeys every rule of the reader
+    checksums = b"".join(zlib.crc32(payload).to_bytes(4, "little") for task in tasks for payload in task.payloads)
+    table = checksums + b"".join(task.digest for task in tasks)
+    return framing.build_head(text, table) + b"".join(payload for task in tasks for payload in task.payloads)
+
+
+def common_backbone(backbones: Sequence[tuple[str, Backbone]]) -> Backbone:
+    """The one backbone that several files agree on; a missing name or fingerprint agrees with any.
+
+    Args:
+        backbones: (file name, backbone) of each.
+
+    Raises:
+        BackboneMismatchError: `backbones-differ`, naming both files.
+    """
+    found = Backbone()
+    origin = ""
+    for name, backbone in backbones:
+        for field in ("fingerprint", "name"):
+            mine, theirs = getattr(found, field), getattr(backbone, field)
+            if mine and theirs and mine != theirs:
+                message = f"{origin} is for the backbone {mine}, {name} for {theirs}"
+                raise BackboneMismatchError(message, Reason.BACKBONES_DIFFER, hint="bundle files of one backbone only")
+        if not origin or (backbone.fingerprint and not found.fingerprint):
+            origin = name
+        found = Backbone(found.name or backbone.name, found.fingerprint or backbone.fingerprint)
+    return found

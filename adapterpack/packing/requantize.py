@@ -1,0 +1,82 @@
+"""Post-training quantization of an adapter, and what it costs in accuracy of each matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from adapterpack.adapter import Adapter, Branch, Head
+from adapterpack.errors import CallError, Reason
+from adapterpack.packing.options import Options
+from adapterpack.quantize import quantize, relative_error
+from adapterpack.tensors import Dense, Sparse, Tensor, round_bfloat16
+
+Report = tuple["Cost", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What changing one tensor's form did: Frobenius norm of the difference over that of the tensor."""
+
+    tensor: str
+    relative_error: float
+
+
+def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
+    """The adapter with its matrices in `options.bits` and its head's weight in `options.head_bits`.
+
+    Vectors (biases, norms, the class token) keep their form: they are few, and one scale would serve them badly.
+
+    Returns:
+        The adapter and the cost of every tensor that was changed; both unchanged and empty without bits.
+
+    Raises:
+        CallError: `not-finite` for a value that float16 cannot hold.
+    """
+    costs: list[Cost] = []
+
+    def change(tensor: Tensor, bits: int | None, name: str) -> Tensor:
+        if bits is None or (len(tensor.shape) < 2 and not isinstance(tensor, Sparse)):
+            return tensor
+        changed = _in_bits(tensor, bits, options.group, name)
+        costs.append(Cost(name, relative_error(tensor.dense(), changed.dense())))
+        return changed
+
+    branches = tuple(_changed_branch(branch, options.bits, change) for branch in adapter.branches)
+    head = adapter.head
+    if head is not None:
+        head = Head(change(head.weight, options.head_bits, "head.weight"), head.bias)
+    return replace(adapter, branches=branches, head=head), tuple(costs)
+
+
+def _changed_branch(branch: Branch, bits: int | None, change: Callable[[Tensor, int | None, str], Tensor]) -> Branch:
+    tensors = {role: change(t, bits, f"{branch.site}.{role}") for role, t in branch.tensors.items()}
+    return replace(branch, tensors=tensors)
+
+
+def _in_bits(tensor: Tensor, bits: int, group: int, name: str) -> Tensor:
+    if isinstance(tensor, Sparse):
+        if not tensor.entries:
+            return tensor
+        values = _in_bits(tensor.values, bits, group, name)
+        return replace(tensor, values=values)
+    values32 = tensor.dense()
+    if bits == 32:
+        return Dense(values32)
+    if bits == 16:
+        return _half(values32, name)
+    scale = "float16" if group else "float32"
+    return quantize(values32, bits, group, scale=scale, offset=group == 0)
+
+
+def _half(values: np.ndarray, name: str) -> Dense:  # type: ignore[type-arg]
+    """float16 where it reaches, bfloat16 where a value is beyond its range."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if np.isfinite(half).all():
+        return Dense(half, "float16")
+    if not np.isfinite(values).all():
+        raise CallError(f"{name} holds NaN or infinity", Reason.NOT_FINITE)
+    return Dense(round_bfloat16(values), "bfloat16")

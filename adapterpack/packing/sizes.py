@@ -1,0 +1,162 @@
+"""What a file's bytes are spent on, from its index alone; `pack` and `inspect` both report through here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adapterpack.codecs import CODECS
+from adapterpack.container.index import Group, TaskEntry
+from adapterpack.errors import AdapterPackError
+from adapterpack.packing.bundle import Bundle
+from adapterpack.tensors import numel
+
+Json = dict[str, Any]
+
+
+def describe_file(bundle: Bundle) -> Json:
+    """One file of `inspect --json`; container_bytes + Σ tasks[].bytes == file_bytes, always."""
+    tasks = [describe_task(entry) for entry in bundle.index.tasks]
+    for task, digest in zip(tasks, bundle.digests):
+        task["digest"] = f"sha256:{digest.hex()}"
+    return {
+        "path": bundle.source.name,
+        "file_bytes": bundle.file_bytes,
+        "format_version": bundle.format_version,
+        "digest": bundle.digest,
+        "container_bytes": bundle.file_bytes - sum(task["bytes"] for task in tasks),
+        "backbone": {"name": bundle.backbone.name or None, "fingerprint": bundle.backbone.fingerprint},
+        "tasks": tasks,
+    }
+
+
+def describe_task(entry: TaskEntry) -> Json:
+    """One task: Σ bytes_by_part == bytes, always.
+
+    `parameters` counts the adapter's numbers (a sparse tensor's entries), `head_parameters` the classifier's;
+    `dense_bytes` is both in float32; `bits_per_weight` is every byte of the adapter part over its parameters.
+    """
+    bytes_by_part = {"adapter": 0, "head": 0, "metadata": 0}
+    parts = _parts(entry)
+    for segment, part in zip(entry.segments, parts):
+        bytes_by_part[part] += segment.size
+    parameters, head = _parameters(entry)
+    return {
+        "name": entry.name,
+        "method": entry.method,
+        "bits": _bits(entry),
+        "parameters": parameters,
+        "head_parameters": head,
+        "bytes": sum(bytes_by_part.values()),
+        "bytes_by_part": bytes_by_part,
+        "bits_per_weight": round(8 * bytes_by_part["adapter"] / parameters, 4) if parameters else None,
+        "dense_bytes": 4 * (parameters + head),
+        "classes": entry.head["weight"].shape[0] if entry.head else None,
+        "settings": _settings(entry),
+        "metadata": dict(entry.metadata),
+    }
+
+
+def describe_tensors(entry: TaskEntry) -> list[Json]:
+    """A row for each group, role and segment: sites, shape, codec, and the segment's bits a weight."""
+    rows: list[Json] = []
+    entries = [_segment_entries(entry, i) for i in range(len(entry.segments))]
+    for group in entry.groups:
+        for role, row in group.tensors.items():
+            segment = entry.segments[row.segment]
+            rows.append(
+                {
+                    "part": "adapter",
+                    "sites": list(group.sites),
+                    "blocks": list(group.blocks),
+                    "method": group.method,
+                    "role": role,
+                    "tensors": group.site_count(),
+                    "shape": list(row.shape),
+                    "codec": segment.codec,
+                    "params": dict(segment.params),
+                    "segment": row.segment,
+                    "bits_per_weight": _rate(segment.size, entries[row.segment]),
+                }
+            )
+    for role, row in entry.head.items():
+        segment = entry.segments[row.segment]
+        rows.append(
+            {
+                "part": "head",
+                "sites": ["head"],
+                "blocks": [],
+                "method": "head",
+                "role": role,
+                "tensors": 1,
+                "shape": list(row.shape),
+                "codec": segment.codec,
+                "params": dict(segment.params),
+                "segment": row.segment,
+                "bits_per_weight": _rate(segment.size, entries[row.segment]),
+            }
+        )
+    return rows
+
+
+def _rate(size: int, entries: int) -> float | None:
+    return round(8 * size / entries, 4) if entries else None
+
+
+def _parts(entry: TaskEntry) -> list[str]:
+    parts = ["metadata"] * len(entry.segments)
+    for row, part in entry.rows():
+        parts[row.segment] = part
+    return parts
+
+
+def _is_sparse(entry: TaskEntry, segment: int) -> bool:
+    return entry.segments[segment].codec == "sparse"
+
+
+def _segment_entries(entry: TaskEntry, number: int) -> int:
+    if _is_sparse(entry, number):
+        return int(entry.segments[number].params.get("entries", 0))
+    return sum(numel(row.shape) for row, _ in entry.rows() if row.segment == number)
+
+
+def _parameters(entry: TaskEntry) -> tuple[int, int]:
+    counts = {"adapter": 0, "head": 0, "metadata": 0}
+    for number, part in enumerate(_parts(entry)):
+        if part != "metadata":
+            counts[part] += _segment_entries(entry, number)
+    return counts["adapter"], counts["head"]
+
+
+def _bits(entry: TaskEntry) -> int | None:
+    """The bit width of most of the adapter's weights (of the head's, where there is no adapter)."""
+    parts = _parts(entry)
+    part = "adapter" if "adapter" in parts else "head"
+    widths: dict[int, int] = {}
+    for number, segment in enumerate(entry.segments):
+        if parts[number] == part and segment.codec in CODECS:
+            width = _width(segment.codec, segment.params)
+            widths[width] = widths.get(width, 0) + _segment_entries(entry, number)
+    return max(widths, key=lambda width: widths[width]) if widths else None
+
+
+def _width(codec: str, params: Any) -> int:
+    try:
+        form = CODECS[codec].form(params)
+    except AdapterPackError:
+        return 0  # `inspect` shows what it can of a damaged task; `verify` says what is wrong
+    while "sparse" in form:
+        form = form["sparse"]
+    return int(form["bits"]) if "bits" in form else (32 if form["dtype"] == "float32" else 16)
+
+
+def _settings(entry: TaskEntry) -> Json:
+    """The settings of the largest group, for people: `{"scale": 0.1, "dim": 32}`."""
+    if not entry.groups:
+        return {}
+
+    def weight(group: Group) -> int:
+        return group.site_count() * sum(numel(row.shape) for row in group.tensors.values())
+
+    group = max(entry.groups, key=weight)
+    dim = {"dim": group.tensors["down"].shape[0]} if "down" in group.tensors else {}
+    return {**dict(group.params), **dim}

@@ -1,0 +1,1 @@
+"""Adapters in a live model: the one layer, with `train`, that knows torch."""

@@ -1,0 +1,227 @@
+"""Frozen backbones: made from a timm name or from a file, and told apart from models that no adapter fits.
+
+The only module that imports timm. It knows how a backbone comes to be, not what a site in it is (see `places`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub.constants as hub
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import VisionTransformer, is_model, is_model_pretrained, list_models
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from adapterpack.adapter import DataSettings
+from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
+from adapterpack.runtime.backbone_file import BackboneFile, read_backbone_file
+
+# What timm 0.4 called a model and its ImageNet-21k weights, which today is a tag; the plain name now has other weights.
+_OLD_NAMES = {
+    "vit_base_patch16_224_in21k": "vit_base_patch16_224.orig_in21k",
+    "vit_base_patch32_224_in21k": "vit_base_patch32_224.orig_in21k",
+    "vit_large_patch32_224_in21k": "vit_large_patch32_224.orig_in21k",
+    "vit_huge_patch14_224_in21k": "vit_huge_patch14_224.orig_in21k",
+}
+_PROBE_SECONDS = 5.0
+
+
+class Created(NamedTuple):
+    """A new backbone: the model in eval mode, its preprocessing, and a note for the user ("" where all is well)."""
+
+    model: nn.Module
+    data: DataSettings
+    note: str
+
+
+def create_backbone(name_or_file: str | Path, *, pretrained: bool = True, seed: int = 0) -> Created:
+    """A frozen backbone by timm name, or from a `.safetensors` file with a `.json` beside it.
+
+    Where the pretrained weights cannot be had (no network, none published, or not asked for), the weights are random
+    numbers that depend on `seed` alone, and the note says so.
+
+    Args:
+        name_or_file: a timm model name, an old timm name of a published adapter, or a path that ends in `.safetensors`.
+        pretrained: False for random weights.
+        seed: of the random weights; the global random state is left alone.
+
+    Raises:
+        MissingFileError: `missing-file`, no such file, or no `.json` beside it.
+        CorruptFileError: `bad-source` or `bad-field`, a file that cannot be read.
+        CallError: `unknown-source`, no such timm name.
+        UnsupportedAdapterError: `unsupported-model`, no vision transformer, or weights that do not fit it.
+    """
+    if str(name_or_file).endswith(".safetensors"):
+        found = read_backbone_file(Path(name_or_file))
+        model = _from_file(found)
+        return Created(_frozen(model), _file_settings(model, found), "")
+    name = _OLD_NAMES.get(str(name_or_file), str(name_or_file))
+    _require_known(name)
+    model, note = _pretrained(name) if pretrained else (None, f"{name} has random weights (seed {seed}), as asked")
+    if model is None:
+        model = _random(name, seed)
+        note = note or "unreachable"
+    require_vit(model)
+    return Created(_frozen(model), _settings(model), note.format(seed=seed))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module under `torch.compile`, or the model itself."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def require_vit(model: nn.Module) -> None:
+    """Refuse a model that is no timm `VisionTransformer` with one head.
+
+    Raises:
+        UnsupportedAdapterError: `unsupported-model`.
+    """
+    if not isinstance(model, VisionTransformer):
+        inner = getattr(model, "module", None)
+        hint = "pass model.module" if isinstance(inner, VisionTransformer) else "expected a timm VisionTransformer"
+        raise UnsupportedAdapterError(f"the model is a {type(model).__name__}", Reason.UNSUPPORTED_MODEL, hint=hint)
+    if getattr(model, "head_dist", None) is not None:
+        raise UnsupportedAdapterError(
+            "the model has two heads, head and head_dist", Reason.UNSUPPORTED_MODEL, hint="use the undistilled variant"
+        )
+
+
+def is_prenorm_block(block: nn.Module) -> bool:
+    """Whether a block adds `drop_path2(ls2(mlp(norm2(x))))` to x, so that a branch can run beside its MLP."""
+    return isinstance(block, Block)
+
+
+def _require_known(name: str) -> None:
+    base = name.split(".")[0]
+    if is_model(name) and (base == name or is_model_pretrained(name)):
+        return
+    near = [*_OLD_NAMES, *list_models(), *list_models(pretrained=True)]
+    close = list(dict.fromkeys(difflib.get_close_matches(name, near, n=4, cutoff=0.5)))
+    hint = f"nearest: {', '.join(close)}" if close else "see timm.list_models('vit*')"
+    raise CallError(f"timm has no model {name!r}", Reason.UNKNOWN_SOURCE, hint=f"{hint}; a file ends in .safetensors")
+
+
+def _pretrained(name: str) -> tuple[nn.Module | None, str]:
+    """The model with its published weights, or None and why not."""
+    if not is_model_pretrained(name):
+        return None, f"no weights of {name} are published: it has random weights (seed {{seed}})"
+    with _hub_offline_unless(_hub_answers()):
+        try:
+            return timm.create_model(name, pretrained=True), ""
+        except OSError:  # what the hub client and urllib raise where neither network nor cache has the file
+            return None, f"the weights of {name} cannot be downloaded: it has random weights (seed {{seed}})"
+
+
+def _hub_answers() -> bool:
+    """One short request, because the hub client would retry for most of a minute before it gives up."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=_PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _hub_offline_unless(reachable: bool) -> Iterator[None]:
+    """Without a network the hub client looks into its cache only, at once."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or not reachable
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _random(name: str, seed: int) -> nn.Module:
+    """Random weights in a third of the time that timm's own truncated normal takes."""
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name)
+    if any(True for _ in model.buffers()):  # values that an initialiser of ours would not know
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(name)
+    model.to_empty(device="cpu")
+    randomise(model, seed)
+    return model
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int) -> None:
+    """Fill every parameter: matrices and embeddings normal with deviation 0.02, the rest as torch resets it."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not isinstance(module, (nn.Linear, nn.Conv2d)) and hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # norms and layer scales: constants, no random numbers
+            continue
+        for key, value in own.items():
+            value.zero_() if key == "bias" else value.normal_(std=0.02, generator=generator)
+
+
+def _from_file(found: BackboneFile) -> nn.Module:
+    kwargs: dict[str, Any] = {**found.kwargs, "num_classes": found.classes}
+    try:
+        with torch.device("meta"):
+            model: nn.Module = (
+                timm.create_model(found.architecture, **kwargs) if found.architecture else VisionTransformer(**kwargs)
+            )
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # timm checks its arguments in these ways
+        what = found.architecture or "VisionTransformer"
+        raise CallError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error
+    require_vit(model)
+    _require_fit(model, found)
+    model.to_empty(device="cpu")
+    model.load_state_dict(dict(found.tensors))
+    return model
+
+
+def _require_fit(model: nn.Module, found: BackboneFile) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in found.tensors.items()}
+    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if wrong:
+        name = wrong[0]
+        text = f"{found.path}: {name} has shape {given.get(name)}, expected {expected.get(name)}"
+        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint=f"{len(wrong)} tensor(s) do not fit the .json")
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False).eval()
+
+
+def _settings(model: nn.Module) -> DataSettings:
+    return data_settings(resolve_model_data_config(model))
+
+
+def _file_settings(model: nn.Module, found: BackboneFile) -> DataSettings:
+    """timm's settings of the architecture where it has one, then what the `.json` says."""
+    base: dict[str, Any] = dict(resolve_model_data_config(model)) if found.architecture else {}
+    size = tuple(model.patch_embed.img_size) if model.patch_embed.img_size else (224, 224)  # type: ignore[union-attr, arg-type]
+    plain = {"crop_pct": 1.0, "crop_mode": "squash"} if not base else {}
+    return data_settings({**base, **plain, "input_size": (model.in_chans, *size), **found.data})
+
+
+def data_settings(config: Mapping[str, Any]) -> DataSettings:
+    """timm's data configuration (`input_size`, `mean`, `std`, …) as our noun."""
+    default = DataSettings()
+    return DataSettings(
+        input_size=tuple(config.get("input_size", default.input_size)),
+        mean=tuple(map(float, config.get("mean", default.mean))),
+        std=tuple(map(float, config.get("std", default.std))),
+        interpolation=re.sub("random", "bicubic", str(config.get("interpolation", default.interpolation))),
+        crop_pct=float(config.get("crop_pct") or default.crop_pct),
+        crop_mode="squash" if config.get("crop_mode") == "squash" else "center",
+    )
