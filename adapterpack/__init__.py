@@ -1,3 +1,98 @@
-"""adapterpack: many adapters on one frozen vision transformer, each one small, checked, self-describing file."""
+"""adapterpack: many adapters on one frozen vision transformer, each one small, checked, self-describing file.
+
+    >>> import adapterpack
+    >>> adapterpack.open(b"")
+    Traceback (most recent call last):
+        ...
+    adapterpack.CorruptFileError: the file is empty (at byte 0); fetch it again
+
+Opening and inspecting need no torch; `load` imports it on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
+from adapterpack.api import Summary, bundle, open, pack, split, unpack
+from adapterpack.container.limits import Limits
+from adapterpack.errors import (
+    AdapterPackError,
+    BackboneMismatchError,
+    CallError,
+    CorruptFileError,
+    MissingFileError,
+    Reason,
+    UnsupportedAdapterError,
+    UnsupportedVersionError,
+)
+from adapterpack.packing.bundle import Bundle
+from adapterpack.tensors import Dense, Quantized, Sparse
+
+if TYPE_CHECKING:
+    from adapterpack.runtime.load import Loaded, load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "AdapterPackError",
+    "Backbone",
+    "BackboneMismatchError",
+    "Branch",
+    "Bundle",
+    "CallError",
+    "CorruptFileError",
+    "DataSettings",
+    "Dense",
+    "Head",
+    "Limits",
+    "Loaded",
+    "MissingFileError",
+    "Quantized",
+    "Reason",
+    "Site",
+    "Sparse",
+    "Summary",
+    "UnsupportedAdapterError",
+    "UnsupportedVersionError",
+    "bundle",
+    "load",
+    "open",
+    "pack",
+    "split",
+    "unpack",
+]
+
+# Resolved on first use, because torch takes a second to import and most commands do not need it.
+_LATE = {"Loaded": "adapterpack.runtime.load", "load": "adapterpack.runtime.load"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        import importlib
+
+        try:
+            value = getattr(importlib.import_module(_LATE[name]), name)
+        except ModuleNotFoundError as error:
+            hint = "pip install 'adapterpack[torch]'"
+            raise CallError(f"adapterpack.{name} needs {error.name}", Reason.MISSING_EXTRA, hint=hint) from error
+        _name(value)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'adapterpack' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _name(value: Any) -> None:
+    """Tracebacks and help say `adapterpack.X`, not where X happens to live."""
+    value.__module__ = "adapterpack"
+
+
+for _public in __all__:
+    if _public not in _LATE:
+        _name(globals()[_public])
+del _public

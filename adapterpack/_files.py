@@ -106,7 +106,7 @@ class UrlSource:
     def __init__(self, url: str) -> None:
         self.name = url
         try:
-            import fsspec  # type: ignore[import-untyped]  # optional, and slow to import
+            import fsspec  # optional, and slow to import
         except ImportError as error:
             hint = "pip install 'adapterpack[remote]'"
             raise CallError(f"{url} needs fsspec", Reason.MISSING_EXTRA, hint=hint) from error
@@ -229,3 +229,13 @@ def _remote_errors(url: str) -> Iterator[None]:
         raise MissingFileError(f"{url}: not found", Reason.MISSING_FILE, hint="check the address") from error
     except (OSError, ValueError, ImportError) as error:
         raise CallError(f"{url}: {error}", Reason.IO, hint="check the address and the connection") from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents where missing.
+
+    Raises:
+        CallError: `io-error`.
+    """
+    with _os_errors(str(path)):
+        path.mkdir(parents=True, exist_ok=True)

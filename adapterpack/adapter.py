@@ -41,7 +41,9 @@ class Site:
         """
         match = _SITE.fullmatch(text)
         if match is None or len(text) > 255:
-            raise CorruptFileError(f"{text[:80]!r} is not a site", Reason.BAD_NAME, hint="expected e.g. blocks.3.attn.qkv[q]")
+            raise CorruptFileError(
+                f"{text[:80]!r} is not a site", Reason.BAD_NAME, hint="expected e.g. blocks.3.attn.qkv[q]"
+            )
         return cls(match[1], match[2] or "")
 
     @property

@@ -48,7 +48,8 @@ def unpack(packed: U8, count: int, bits: int) -> U8:
     if bits == 1:
         return stream
     weights = (1 << np.arange(bits)).astype(np.uint8)
-    return (stream.reshape(count, bits) * weights).sum(axis=1, dtype=np.uint8)
+    codes: U8 = (stream.reshape(count, bits) * weights).sum(axis=1, dtype=np.uint8)
+    return codes
 
 
 def unpack_wide(packed: U8, count: int, bits: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ Source: Jie et al. 2023, the quantizer of `binary_adapter`; spec/codecs.md, "Cod
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,7 @@ def is_codebook(name: str, bits: int) -> bool:
     return (name, bits) in _POSITIVE_HALVES
 
 
-@lru_cache(maxsize=None)
+@cache
 def levels_of(name: str, bits: int) -> NDArray[np.float32]:
     """The levels in ascending order, float32 [2**bits], read-only.
 

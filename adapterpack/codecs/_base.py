@@ -63,7 +63,9 @@ def parameter(params: Params, name: str, choices: Sequence[Any]) -> Any:
     """
     value = params.get(name)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise CorruptFileError(f"parameter {name} is {value!r}", Reason.BAD_PARAMETER, hint=f"expected {_listed(choices)}")
+        raise CorruptFileError(
+            f"parameter {name} is {value!r}", Reason.BAD_PARAMETER, hint=f"expected {_listed(choices)}"
+        )
     return value
 
 

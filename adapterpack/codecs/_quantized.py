@@ -57,7 +57,9 @@ def layout_of(params: Params, bits: int) -> Layout:
     """
     levels = params.get("levels")
     if not isinstance(levels, str) or not is_codebook(levels, bits):
-        raise CorruptFileError(f"no codebook {levels!r} of {bits} bit(s)", Reason.BAD_PARAMETER, hint="see spec/codecs.md")
+        raise CorruptFileError(
+            f"no codebook {levels!r} of {bits} bit(s)", Reason.BAD_PARAMETER, hint="see spec/codecs.md"
+        )
     group = parameter(params, "group", GROUPS)
     scale = SCALE_DTYPES[parameter(params, "scale", tuple(SCALE_DTYPES))]
     return Layout(bits, levels, group, scale, parameter(params, "offset", (True, False)))
@@ -80,9 +82,7 @@ def write_scales(writer: Writer, tensors: Sequence[Tensor], layout: Layout) -> N
         writer.numbers(np.concatenate(offsets))
 
 
-def read_scales(
-    reader: Reader, shapes: Sequence[Shape], layout: Layout
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def read_scales(reader: Reader, shapes: Sequence[Shape], layout: Layout) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """All scales and all offsets, checked.
 
     Raises:

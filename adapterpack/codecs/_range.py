@@ -77,9 +77,7 @@ class RangeReader:
 def check_word_length(length: int) -> None:
     """Raise `bad-stream` unless `length` bytes are whole words."""
     if length % WORD.itemsize:
-        raise CorruptFileError(
-            f"a sign stream of {length} bytes is no whole number of 4-byte words", Reason.BAD_STREAM
-        )
+        raise CorruptFileError(f"a sign stream of {length} bytes is no whole number of 4-byte words", Reason.BAD_STREAM)
 
 
 def check_consumed(words: int, consumed: int) -> None:

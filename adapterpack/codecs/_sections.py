@@ -1,8 +1,8 @@
 """Sections: the runs of bytes that a payload is made of, plain or compressed.
 
-With compression "none" sections follow one another with nothing between. With "zstd" each begins with its stored length
-(LEB128); a stored length equal to the raw length means plain bytes, a smaller one a zstd frame. Raw lengths are known to
-both sides. Numbers are compressed as byte planes. Source: spec/codecs.md, "Sections" and "Byte planes".
+With compression "none" sections follow one another with nothing between. With "zstd" each begins with its stored
+length (LEB128); a stored length equal to the raw length means plain bytes, a smaller one a zstd frame. Raw lengths are
+known to both sides. Numbers are compressed as byte planes. Source: spec/codecs.md, "Sections" and "Byte planes".
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def decompress(frame: bytes, size: int) -> bytes:
             frame, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise CorruptFileError(f"zstd: {error}", Reason.ZSTD_FRAME, hint="the file is damaged; fetch it again") from error
+        raise CorruptFileError(
+            f"zstd: {error}", Reason.ZSTD_FRAME, hint="the file is damaged; fetch it again"
+        ) from error
     if len(data) != size:
         raise CorruptFileError(f"zstd gave {len(data):,} bytes, expected {size:,}", Reason.ZSTD_FRAME)
     return data

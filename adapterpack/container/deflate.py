@@ -1,7 +1,7 @@
 """The index's compression: raw DEFLATE with a preset dictionary, and an encoder whose bytes never vary.
 
-zlib's output differs between zlib, zlib-ng and versions of either, so the writer has its own small encoder: one block of
-fixed Huffman codes, greedy longest match, nearest on a tie. Any inflater that takes a dictionary reads it.
+zlib's output differs between zlib, zlib-ng and versions of either, so the writer has its own small encoder: one block
+of fixed Huffman codes, greedy longest match, nearest on a tie. Any inflater that takes a dictionary reads it.
 Source: RFC 1951 §3.2.6; spec/README.md, "Index compression".
 """
 

@@ -1,7 +1,7 @@
 """Checksums of segments and digests of tasks.
 
-A *checksum* is the CRC-32 of a segment's stored bytes. A *digest* is the SHA-256 of a task's decoded content in canonical
-form: the same adapter has the same digest whatever codec, profile or compression level wrote it, and whatever it is
+A *checksum* is the CRC-32 of a segment's stored bytes. A *digest* is the SHA-256 of a task's decoded content in
+canonical form: the same adapter has the same digest whatever codec, profile or compression level wrote it, and whatever it is
 called. Source: spec/README.md, "Digest".
 """
 

@@ -82,7 +82,9 @@ def parse_fixed(first: bytes, file_bytes: int) -> Fixed:
     limits.require(head, limits.HEAD_BYTES, "head bytes", "byte 12")
     limits.require(index, limits.INDEX_BYTES, "index bytes", "byte 20")
     if FIXED_BYTES + stored > head or (head - FIXED_BYTES - stored) % 4:
-        raise CorruptFileError(f"a head of {head:,} bytes cannot hold its index of {stored:,}", Reason.HEAD_SIZE, "byte 12")
+        raise CorruptFileError(
+            f"a head of {head:,} bytes cannot hold its index of {stored:,}", Reason.HEAD_SIZE, "byte 12"
+        )
     if head > file_bytes:
         message = f"the file has {file_bytes:,} bytes, its head alone {head:,}: a truncated download?"
         raise CorruptFileError(message, Reason.TRUNCATED, "byte 12", "fetch it again")
@@ -126,7 +128,9 @@ def open_head(head: bytes, fixed: Fixed) -> Head:
         CorruptFileError: `checksum-mismatch` or `index-compression`.
     """
     if head_checksum(head) != fixed.checksum:
-        raise CorruptFileError("the head does not match its checksum", Reason.CHECKSUM, "byte 24", "fetch the file again")
+        raise CorruptFileError(
+            "the head does not match its checksum", Reason.CHECKSUM, "byte 24", "fetch the file again"
+        )
     end = FIXED_BYTES + fixed.stored_bytes
     return Head(fixed, deflate.decompress(head[FIXED_BYTES:end], fixed.index_bytes), head[end:])
 

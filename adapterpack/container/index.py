@@ -1,7 +1,7 @@
 """The index: which tasks a file holds, which tensors each has, and which segments their payloads are.
 
-Sites are listed by pattern (`blocks.*.attn.qkv[q]` for blocks 0 to 11), not tensor by tensor. Codec and method names and
-their parameters are opaque here. Source: spec/README.md, "The index".
+Sites are listed by pattern (`blocks.*.attn.qkv[q]` for blocks 0 to 11), not tensor by tensor. Codec and method names
+and their parameters are opaque here. Source: spec/README.md, "The index".
 """
 
 from __future__ import annotations

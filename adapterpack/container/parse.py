@@ -45,7 +45,9 @@ def _require_features(features: list[Any]) -> None:
     for name in features:
         if name not in FEATURES:
             hint = "upgrade adapterpack"
-            raise UnsupportedVersionError(f"the file needs the feature {name!r}", Reason.UNKNOWN_FEATURE, "index.requires", hint)
+            raise UnsupportedVersionError(
+                f"the file needs the feature {name!r}", Reason.UNKNOWN_FEATURE, "index.requires", hint
+            )
 
 
 def _backbone(f: Fields) -> Backbone:

@@ -39,7 +39,9 @@ def loads(data: bytes) -> Any:
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
     except json.JSONDecodeError as error:
-        raise CorruptFileError(f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {error.pos}") from error
+        raise CorruptFileError(
+            f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {error.pos}"
+        ) from error
     except RecursionError as error:
         raise CorruptFileError("the index is nested too deeply", Reason.TOO_DEEP) from error
     _check(value, 1)

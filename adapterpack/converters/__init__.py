@@ -1,0 +1,65 @@
+"""The registry of converters, one file each and a row here; and the choice of the one that reads a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from adapterpack._files import PathSource
+from adapterpack._registry import Registry
+from adapterpack.converters._base import Converter, prefix_of
+from adapterpack.converters.checkpoint import Checkpoint
+from adapterpack.converters.petl_vit import PetlVit
+from adapterpack.converters.safetensors import Safetensors
+from adapterpack.errors import Reason, UnsupportedAdapterError, printable
+
+CONVERTERS: Registry[Converter] = Registry("converter", (PetlVit(), Checkpoint(), Safetensors()))
+
+# first bytes of files that people hand in by mistake
+_SEEN = (
+    (b"GGUF", "a GGUF model"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x7fELF", "a program"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x80", "a Python pickle"),
+    (b"", "a file"),
+)
+_ZIPS = ((b"AndroidManifest.xml", "an Android package"), (b".npy", "a NumPy archive"), (b"", "a zip archive"))
+
+
+def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) -> Converter:
+    """The one converter that reads a source.
+
+    Raises:
+        MissingFileError: there is no such path.
+        UnsupportedAdapterError: `unknown-source`, listing the known forms; `ambiguous-source`, naming those that claim it.
+    """
+    if not source.is_dir():
+        PathSource(source)
+    found = [converter for converter in converters.values() if converter.recognise(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " and ".join(converter.name for converter in found)
+        raise UnsupportedAdapterError(
+            f"{source} could be {names}", Reason.AMBIGUOUS_SOURCE, hint="rename it to fit one"
+        )
+    hint = f"known: {', '.join(converters)} (a PETL-ViT .bin has its .yaml beside it)"
+    raise UnsupportedAdapterError(
+        f"{source} is {seen(source)}, which no converter reads", Reason.UNKNOWN_SOURCE, hint=hint
+    )
+
+
+def seen(source: Path) -> str:
+    """What a source looks like, in words."""
+    if source.is_dir():
+        return "a folder"
+    head = prefix_of(source, 4096)
+    if not head:
+        return "an empty file"
+    if source.suffix in (".apk", ".adapterpack") and not head.startswith(b"PK"):
+        return "packed already"
+    table = _ZIPS if head.startswith(b"PK\x03\x04") else _SEEN
+    words = next(text for mark, text in table if (mark in head if table is _ZIPS else head.startswith(mark)))
+    return f"{words} that begins {printable(head[:8].decode('latin-1'))!r}" if words == "a file" else words

@@ -58,5 +58,7 @@ def _size_of(name: str, backbone: Mapping[str, Any] | None) -> tuple[int, int]:
 
 def depth_of(names: Mapping[str, Any]) -> int:
     """One more than the highest block number in `blocks.N.…`; 0 without blocks."""
-    numbers = [int(parts[1]) for parts in (name.split(".") for name in names) if parts[0] == "blocks" and parts[1].isdigit()]
+    numbers = [
+        int(parts[1]) for parts in (name.split(".") for name in names) if parts[0] == "blocks" and parts[1].isdigit()
+    ]
     return max(numbers, default=-1) + 1

@@ -134,7 +134,9 @@ def finish(adapter: Adapter, hints: Hints) -> Adapter:
     labels = adapter.labels if hints.labels is None else hints.labels
     if labels is not None and (adapter.head is None or adapter.head.classes != len(labels)):
         classes = adapter.head.classes if adapter.head else 0
-        raise CorruptFileError(f"{len(labels)} labels for {classes} classes", Reason.BAD_LABELS, hint="one label a class")
+        raise CorruptFileError(
+            f"{len(labels)} labels for {classes} classes", Reason.BAD_LABELS, hint="one label a class"
+        )
     backbone = Backbone(hints.backbone_name or adapter.backbone.name, hints.fingerprint or adapter.backbone.fingerprint)
     return replace(
         adapter,

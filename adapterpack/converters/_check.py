@@ -54,7 +54,9 @@ def check_branch(branch: Branch) -> None:
         value = branch.params[name]
         good = type(value) is setting.type and (not setting.choices or value in setting.choices)
         if not good or (setting.type is float and not math.isfinite(value)):
-            raise CorruptFileError(f"{name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {setting.type.__name__}")
+            raise CorruptFileError(
+                f"{name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {setting.type.__name__}"
+            )
     missing = [role for role in method.roles.required if role not in branch.tensors]
     if missing or not branch.tensors:
         raise CorruptFileError(f"there is no {' and no '.join(missing) or 'tensor'}", Reason.MISSING_TENSOR, where)
@@ -96,7 +98,9 @@ def require_finite(values: NDArray[Any], where: str) -> None:
         CorruptFileError: `not-finite`.
     """
     if not np.isfinite(values).all():
-        raise CorruptFileError("the tensor holds NaN or infinity", Reason.NOT_FINITE, where, "retrain or repair it first")
+        raise CorruptFileError(
+            "the tensor holds NaN or infinity", Reason.NOT_FINITE, where, "retrain or repair it first"
+        )
 
 
 def _check_quantized(tensor: Quantized, where: str) -> None:

@@ -165,8 +165,8 @@ def _data(value: Json | None) -> DataSettings | None:
         return None
     row = Fields(value, "task.data")
     size, mean, std = (row.take(name, list) for name in ("input_size", "mean", "std"))
-    kinds = [type(item) for item in size] + [type(item) for item in (*mean, *std)]
-    if kinds != [int] * 3 + [float] * 2 * size[0] or len(mean) != len(std):
+    whole, broken = ({type(item) for item in items} for items in (size, mean + std))
+    if (whole, broken) != ({int}, {float}) or len(size) != 3 or not size[0] == len(mean) == len(std):
         raise CorruptFileError("input_size, mean and std do not fit together", Reason.BAD_FIELD, "task.data")
     words = row.take("interpolation", str), row.take("crop_pct", float), row.take("crop_mode", str)
     row.end()

@@ -67,13 +67,19 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
     values = sidecar.combine([("the YAML", sidecar.select(given, "the YAML"))], said)
     missing = [name for name in names if name not in values]
     if missing and not given:
-        raise MissingFileError("no .yaml beside the .bin", Reason.MISSING_FILE, hint="put it there: a .bin says nothing of itself")
+        raise MissingFileError(
+            "no .yaml beside the .bin", Reason.MISSING_FILE, hint="put it there: a .bin says nothing of itself"
+        )
     if missing:
-        raise CorruptFileError(f"the YAML does not give {', '.join(missing)}", Reason.MISSING_FIELD, hint="all seven are needed")
+        raise CorruptFileError(
+            f"the YAML does not give {', '.join(missing)}", Reason.MISSING_FIELD, hint="all seven are needed"
+        )
     settings = Settings(**{name: values[name] for name in names})
     if settings.plain_method not in METHODS or settings.bit not in LEVELS:
         message = f"method {settings.method!r} with {settings.bit} bit"
-        hint = "known: adaptformer, lora, each with or without -bihead, of 1, 2, 4 or 8 bit (32-bit files hold no adapter)"
+        hint = (
+            "known: adaptformer, lora, each with or without -bihead, of 1, 2, 4 or 8 bit (32-bit files hold no adapter)"
+        )
         raise UnsupportedAdapterError(message, Reason.BAD_SOURCE, hint=hint)
     return settings
 
@@ -81,7 +87,9 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
 def with_source(adapter: Adapter, settings: Settings, text: str | None) -> Adapter:
     """Keep what `settings_of` cannot derive from the adapter itself, and the YAML where it is spelled in its own way."""
     derived = asdict(settings_of(adapter))
-    source = {"format": "petl-vit"} | {name: value for name, value in asdict(settings).items() if value != derived[name]}
+    source = {"format": "petl-vit"} | {
+        name: value for name, value in asdict(settings).items() if value != derived[name]
+    }
     if text not in (None, settings.text()):
         source["yaml"] = text
     return replace(adapter, metadata={**adapter.metadata, "source": source})
@@ -121,7 +129,10 @@ def yaml_of(adapter: Adapter, settings: Settings) -> str:
     for name in ("backbone", "dataset"):
         word = getattr(settings, name)
         if not sidecar.is_plain_word(word):
-            raise impossible(f"the {name} name {word[:80]!r}", "its YAML takes letters, digits, _ . / -; rename it with --task or --backbone")
+            raise impossible(
+                f"the {name} name {word[:80]!r}",
+                "its YAML takes letters, digits, _ . / -; rename it with --task or --backbone",
+            )
     source = adapter.metadata.get("source")
     kept = source.get("yaml") if isinstance(source, dict) else None
     return kept if isinstance(kept, str) and kept.isascii() and _says(kept, settings) else settings.text()

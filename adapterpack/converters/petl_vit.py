@@ -88,7 +88,9 @@ class PetlVit:
             UnsupportedAdapterError: `not-expressible`, naming what PETL-ViT has no place for.
         """
         if out.suffix not in ("", ".bin"):
-            raise CallError(f"{out.name} does not end in .bin", Reason.BAD_CALL, hint="name the .bin; the .yaml goes beside it")
+            raise CallError(
+                f"{out.name} does not end in .bin", Reason.BAD_CALL, hint="name the .bin; the .yaml goes beside it"
+            )
         settings = settings_of(adapter)
         width = need_head(adapter).weight.shape[1]
         places = layout(settings, len(adapter.branches) // len(METHODS[settings.plain_method]), width)
@@ -128,13 +130,24 @@ def _adapter(settings: Settings, places: list[Place], data: memoryview, width: i
     for place in places:
         found[place.site, place.role] = _matrix(data[offset : offset + place.size], place)
         offset += place.size
-    head = Head(found.pop(("head", "weight"))) if settings.bihead else _float_head(data[offset:], settings.num_class, width)
+    head = (
+        Head(found.pop(("head", "weight")))
+        if settings.bihead
+        else _float_head(data[offset:], settings.num_class, width)
+    )
     branches = [
-        Branch(Site.parse(site), settings.plain_method, {"scale": settings.scale}, {r: found[site, r] for r in ("down", "up")})
+        Branch(
+            Site.parse(site),
+            settings.plain_method,
+            {"scale": settings.scale},
+            {r: found[site, r] for r in ("down", "up")},
+        )
         for site in dict.fromkeys(site for site, _ in found)
     ]
     backbone = Backbone(todays_name(settings.backbone))
-    return Adapter(settings.dataset, settings.plain_method, tuple(branches), head, data=DataSettings(), backbone=backbone)
+    return Adapter(
+        settings.dataset, settings.plain_method, tuple(branches), head, data=DataSettings(), backbone=backbone
+    )
 
 
 def _matrix(data: memoryview, place: Place) -> Quantized:
@@ -167,7 +180,11 @@ def _tensors_for(adapter: Adapter, places: list[Place]) -> list[Tensor]:
     expected = {(place.site, place.role) for place in places}
     odd = sorted(expected.symmetric_difference(found))
     if odd or len(found) != sum(len(b.tensors) for b in adapter.branches) + (head.bias is None):
-        raise impossible(f"{odd[0][0]} {odd[0][1]} {'is missing' if odd[0] in expected else 'extra'}" if odd else "two branches at one site")
+        raise impossible(
+            f"{odd[0][0]} {odd[0][1]} {'is missing' if odd[0] in expected else 'extra'}"
+            if odd
+            else "two branches at one site"
+        )
     return [found[place.site, place.role] for place in places]
 
 
@@ -179,5 +196,3 @@ def _bytes_of(tensor: Tensor, place: Place) -> bytes:
         raise impossible(f"{place.site} {place.role}: {found}", f"it stores {want}")
     offset = np.zeros(1) if tensor.offset is None else tensor.offset
     return tensor.packed.tobytes() + offset.astype(_FLOAT).tobytes() + tensor.scale.astype(_FLOAT).tobytes()
-
-

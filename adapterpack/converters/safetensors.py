@@ -6,6 +6,7 @@ sparse tensor comes back dense. `checkpoint` is the form that keeps everything.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,14 +80,21 @@ def _description(data: bytes, name: str) -> Any:
         message = f"{name} has {len(data):,} bytes, its header alone {length:,}"
         raise CorruptFileError(message, Reason.BAD_SOURCE, hint="the file is cut short: fetch it again")
     try:
-        header = strict_json.loads(data[8 : 8 + length])
-        text = (header.get("__metadata__") or {}).get(KEY) if isinstance(header, dict) else None
-        found = strict_json.loads(text.encode()) if isinstance(text, str) else None
-    except CorruptFileError as error:
-        raise CorruptFileError(f"{name}: {error.message}", Reason.BAD_SOURCE) from error
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else {}
+        text = metadata.get(KEY) if isinstance(metadata, dict) else None
+        found = strict_json.loads(text.encode("utf-8", "replace")) if isinstance(text, str) else None
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{name}: {error}", Reason.BAD_SOURCE, hint="fetch the file again") from error
     if isinstance(found, dict) and found.get("form") == FORM:
         return found.get("task")
-    keys = [key for key in header if key != "__metadata__"] if isinstance(header, dict) else []
+    keys = list(header) if isinstance(header, dict) else []
     message = f"{name} was not written by adapterpack; it holds {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
     hint = "pack the training checkpoint (torch) or the published .bin instead"
     raise UnsupportedAdapterError(message, Reason.UNKNOWN_SOURCE, hint=hint)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key is given twice in the header")
+    return dict(pairs)

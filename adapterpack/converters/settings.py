@@ -40,7 +40,7 @@ _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _FLOAT = re.compile(r"-?[0-9]{1,20}\.[0-9]{0,20}(?:[eE][+-]?[0-9]{1,3})?|-?[0-9]{1,20}[eE][+-]?[0-9]{1,3}")
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*(?::[A-Za-z0-9_./-]+)*")
 _WORDS = {"true": True, "false": False, "null": None}
-_RESERVED = frozenset("y n yes no on off true false null".split())
+_RESERVED = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
 
 
 def parse_yaml(data: bytes, where: str) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def _scalar(text: str, where: str) -> Any:
         return float(text)
     if is_plain_word(text):
         return text
-    raise CorruptFileError(f"cannot read the value {text[:80]!r}", Reason.BAD_SOURCE, where, "expected a number or a plain word")
+    raise CorruptFileError(
+        f"cannot read the value {text[:80]!r}", Reason.BAD_SOURCE, where, "expected a number or a plain word"
+    )
 
 
 def is_plain_word(text: str) -> bool:
@@ -129,7 +131,9 @@ def _typed(name: str, raw: Any, where: str) -> Any:
     if kind is list and isinstance(raw, str):
         raw = [item.strip() for item in raw.split(",")]
     if type(raw) is not kind or not _sensible(raw):
-        raise CorruptFileError(f"{name} is {str(raw)[:80]!r}", Reason.BAD_SOURCE, where, f"expected {kind.__name__}: {meaning}")
+        raise CorruptFileError(
+            f"{name} is {str(raw)[:80]!r}", Reason.BAD_SOURCE, where, f"expected {kind.__name__}: {meaning}"
+        )
     return raw
 
 
@@ -138,7 +142,9 @@ def _sensible(value: Any) -> bool:
         return all(isinstance(item, str) for item in value)
     if isinstance(value, bool):
         return True
-    return not isinstance(value, (int, float)) or (math.isfinite(value) and (isinstance(value, float) or 0 < value <= COUNT))
+    return not isinstance(value, (int, float)) or (
+        math.isfinite(value) and (isinstance(value, float) or 0 < value <= COUNT)
+    )
 
 
 def combine(sources: Sequence[tuple[str, Mapping[str, Any]]], said: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +184,9 @@ def require(settings: Mapping[str, Any], name: str, why: str = "no default is sa
     """
     if name not in settings:
         hint = f"give it in a .yaml or .json beside the checkpoint, or to the call; {why}"
-        raise UnsupportedAdapterError(f"the setting {name} is not given ({KNOWN[name][1]})", Reason.MISSING_FIELD, hint=hint)
+        raise UnsupportedAdapterError(
+            f"the setting {name} is not given ({KNOWN[name][1]})", Reason.MISSING_FIELD, hint=hint
+        )
     return settings[name]
 
 

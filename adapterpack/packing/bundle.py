@@ -9,7 +9,7 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone
 from adapterpack.container import digest, framing
 from adapterpack.container.framing import Fixed
-from adapterpack.container.index import Index, TaskEntry
+from adapterpack.container.index import Index
 from adapterpack.container.limits import Limits
 from adapterpack.container.parse import parse_index
 from adapterpack.errors import CallError, CorruptFileError, Reason
@@ -146,5 +146,3 @@ def _check_sizes(index: Index, fixed: Fixed, table: int, file_bytes: int) -> lis
         message = f"{file_bytes - starts[-1]:,} bytes after the last payload"
         raise CorruptFileError(message, Reason.TRAILING_BYTES, f"byte {starts[-1]}")
     return starts
-
-

@@ -1,4 +1,4 @@
-"""Whether branches are what their methods allow: settings, roles, shapes. For files read and for adapters to be written."""
+"""Whether branches are what their methods allow (settings, roles, shapes), in files and in adapters to be written."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def _check(method: Method, params: Mapping[str, Any], shapes: Mapping[str, Shape
         raise CorruptFileError(f"{method.name} lacks its {missing}", Reason.MISSING_FIELD, where)
     if not shapes or not set(shapes) <= known:
         unknown = ", ".join(sorted(set(shapes) - known)) or "nothing"
-        raise CorruptFileError(f"{method.name} has {unknown}", Reason.UNKNOWN_FIELD, where, f"known: {', '.join(known)}")
+        raise CorruptFileError(
+            f"{method.name} has {unknown}", Reason.UNKNOWN_FIELD, where, f"known: {', '.join(known)}"
+        )
     try:
         method.features(shapes, params)
     except ValueError as error:
@@ -91,6 +93,6 @@ def _check_settings(method: Method, params: Mapping[str, Any], where: str) -> No
         fine = type(value) is setting.type and (not setting.choices or value in setting.choices)
         if not fine or (setting.type is float and not math.isfinite(value)):
             expected = " or ".join(map(str, setting.choices)) or setting.type.__name__
-            raise CorruptFileError(f"{method.name}: {name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {expected}")
-
-
+            raise CorruptFileError(
+                f"{method.name}: {name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {expected}"
+            )

@@ -101,7 +101,9 @@ def _by_key(branches: Sequence[Branch]) -> dict[Key, Branch]:
     for branch in branches:
         key = (str(branch.site), branch.method, _text(branch.params))
         if key in found:
-            raise UnsupportedAdapterError(f"{branch.site} has two equal {branch.method} branches", Reason.DUPLICATE_NAME)
+            raise UnsupportedAdapterError(
+                f"{branch.site} has two equal {branch.method} branches", Reason.DUPLICATE_NAME
+            )
         found[key] = branch
     return found
 

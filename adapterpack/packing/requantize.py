@@ -11,7 +11,7 @@ from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.errors import CallError, Reason
 from adapterpack.packing.options import Options
 from adapterpack.quantize import quantize, relative_error
-from adapterpack.tensors import Dense, Sparse, Tensor, round_bfloat16
+from adapterpack.tensors import F32, Dense, Quantized, Sparse, Tensor, round_bfloat16
 
 Report = tuple["Cost", ...]
 
@@ -60,8 +60,11 @@ def _in_bits(tensor: Tensor, bits: int, group: int, name: str) -> Tensor:
     if isinstance(tensor, Sparse):
         if not tensor.entries:
             return tensor
-        values = _in_bits(tensor.values, bits, group, name)
-        return replace(tensor, values=values)
+        return replace(tensor, values=_dense_in_bits(tensor.values, bits, group, name))
+    return _dense_in_bits(tensor, bits, group, name)
+
+
+def _dense_in_bits(tensor: Dense | Quantized, bits: int, group: int, name: str) -> Dense | Quantized:
     values32 = tensor.dense()
     if bits == 32:
         return Dense(values32)
@@ -71,7 +74,7 @@ def _in_bits(tensor: Tensor, bits: int, group: int, name: str) -> Tensor:
     return quantize(values32, bits, group, scale=scale, offset=group == 0)
 
 
-def _half(values: np.ndarray, name: str) -> Dense:  # type: ignore[type-arg]
+def _half(values: F32, name: str) -> Dense:
     """float16 where it reaches, bfloat16 where a value is beyond its range."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)

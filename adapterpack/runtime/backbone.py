@@ -9,7 +9,7 @@ import difflib
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import huggingface_hub.constants as hub
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import VisionTransformer, is_model, is_model_pretrained, list_models
 from timm.models.vision_transformer import Block
 from torch import nn
 
 from adapterpack.adapter import DataSettings
-from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
+from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.backbone_file import BackboneFile, read_backbone_file
 
 # What timm 0.4 called a model and its ImageNet-21k weights, which today is a tag; the plain name now has other weights.
@@ -62,17 +62,17 @@ def create_backbone(name_or_file: str | Path, *, pretrained: bool = True, seed: 
         UnsupportedAdapterError: `unsupported-model`, no vision transformer, or weights that do not fit it.
     """
     if str(name_or_file).endswith(".safetensors"):
-        found = read_backbone_file(Path(name_or_file))
-        model = _from_file(found)
-        return Created(_frozen(model), _file_settings(model, found), "")
+        file = read_backbone_file(Path(name_or_file))
+        model = _from_file(file)
+        return Created(_frozen(model), _file_settings(model, file), "")
     name = _OLD_NAMES.get(str(name_or_file), str(name_or_file))
     _require_known(name)
-    model, note = _pretrained(name) if pretrained else (None, f"{name} has random weights (seed {seed}), as asked")
-    if model is None:
-        model = _random(name, seed)
-        note = note or "unreachable"
+    found, note = _pretrained(name) if pretrained else (None, f"{name} without its published weights")
+    model = _random(name, seed) if found is None else found
+    if found is None:
+        note += f": it has random weights (seed {seed})"
     require_vit(model)
-    return Created(_frozen(model), _settings(model), note.format(seed=seed))
+    return Created(_frozen(model), data_settings(_config_of(model)), note)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -115,12 +115,12 @@ def _require_known(name: str) -> None:
 def _pretrained(name: str) -> tuple[nn.Module | None, str]:
     """The model with its published weights, or None and why not."""
     if not is_model_pretrained(name):
-        return None, f"no weights of {name} are published: it has random weights (seed {{seed}})"
+        return None, f"no weights of {name} are published"
     with _hub_offline_unless(_hub_answers()):
         try:
             return timm.create_model(name, pretrained=True), ""
         except OSError:  # what the hub client and urllib raise where neither network nor cache has the file
-            return None, f"the weights of {name} cannot be downloaded: it has random weights (seed {{seed}})"
+            return None, f"the weights of {name} cannot be downloaded"
 
 
 def _hub_answers() -> bool:
@@ -146,44 +146,55 @@ def _hub_offline_unless(reachable: bool) -> Iterator[None]:
 
 
 def _random(name: str, seed: int) -> nn.Module:
-    """Random weights in a third of the time that timm's own truncated normal takes."""
-    with torch.device("meta"):
-        model: nn.Module = timm.create_model(name)
-    if any(True for _ in model.buffers()):  # values that an initialiser of ours would not know
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return timm.create_model(name)
-    model.to_empty(device="cpu")
+    """Random weights in half the time that timm's own truncated normal takes."""
+    model = _empty(lambda: timm.create_model(name))
     randomise(model, seed)
     return model
+
+
+def _empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model whose parameters are memory not yet written, which saves drawing numbers that are then replaced."""
+    with torch.device("meta"):
+        model = make()
+    if any(True for _ in model.buffers()):  # tables that only the constructor knows
+        with torch.random.fork_rng(devices=[]):
+            return make()
+    return model.to_empty(device="cpu")
 
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int) -> None:
     """Fill every parameter: matrices and embeddings normal with deviation 0.02, the rest as torch resets it."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        if not isinstance(module, (nn.Linear, nn.Conv2d)) and hasattr(module, "reset_parameters"):
-            module.reset_parameters()  # norms and layer scales: constants, no random numbers
-            continue
-        for key, value in own.items():
-            value.zero_() if key == "bias" else value.normal_(std=0.02, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for module in model.modules():
+            if not isinstance(module, (nn.Linear, nn.Conv2d)) and hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]  # norms and layer scales: constants
+                continue
+            for key, value in module.named_parameters(recurse=False):
+                if key == "bias":
+                    value.zero_()
+                else:
+                    value.normal_(std=0.02)
 
 
 def _from_file(found: BackboneFile) -> nn.Module:
     kwargs: dict[str, Any] = {**found.kwargs, "num_classes": found.classes}
+
+    def make() -> nn.Module:
+        if found.architecture:
+            return timm.create_model(found.architecture, **kwargs)
+        return VisionTransformer(**kwargs)
+
+    if found.architecture:
+        _require_known(found.architecture)
     try:
-        with torch.device("meta"):
-            model: nn.Module = (
-                timm.create_model(found.architecture, **kwargs) if found.architecture else VisionTransformer(**kwargs)
-            )
+        model = _empty(make)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # timm checks its arguments in these ways
         what = found.architecture or "VisionTransformer"
-        raise CallError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error
+        raise CorruptFileError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error
     require_vit(model)
     _require_fit(model, found)
-    model.to_empty(device="cpu")
     model.load_state_dict(dict(found.tensors))
     return model
 
@@ -195,23 +206,25 @@ def _require_fit(model: nn.Module, found: BackboneFile) -> None:
     if wrong:
         name = wrong[0]
         text = f"{found.path}: {name} has shape {given.get(name)}, expected {expected.get(name)}"
-        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint=f"{len(wrong)} tensor(s) do not fit the .json")
+        raise UnsupportedAdapterError(
+            text, Reason.UNSUPPORTED_MODEL, hint=f"{len(wrong)} tensor(s) do not fit the .json"
+        )
 
 
 def _frozen(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def _settings(model: nn.Module) -> DataSettings:
-    return data_settings(resolve_model_data_config(model))
-
-
 def _file_settings(model: nn.Module, found: BackboneFile) -> DataSettings:
     """timm's settings of the architecture where it has one, then what the `.json` says."""
-    base: dict[str, Any] = dict(resolve_model_data_config(model)) if found.architecture else {}
+    base: dict[str, Any] = _config_of(model) if found.architecture else {}
     size = tuple(model.patch_embed.img_size) if model.patch_embed.img_size else (224, 224)  # type: ignore[union-attr, arg-type]
     plain = {"crop_pct": 1.0, "crop_mode": "squash"} if not base else {}
     return data_settings({**base, **plain, "input_size": (model.in_chans, *size), **found.data})
+
+
+def _config_of(model: nn.Module) -> dict[str, Any]:
+    return dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
 
 
 def data_settings(config: Mapping[str, Any]) -> DataSettings:

@@ -50,7 +50,9 @@ def read_backbone_file(path: Path) -> BackboneFile:
         CorruptFileError: `bad-source` for tensors, `bad-field` for a `.json` that cannot be understood.
     """
     if not path.is_file():
-        raise MissingFileError(f"there is no file {path}", Reason.MISSING_FILE, hint="give a timm name or an existing file")
+        raise MissingFileError(
+            f"there is no file {path}", Reason.MISSING_FILE, hint="give a timm name or an existing file"
+        )
     try:
         with safe_open(path, framework="pt") as source:
             tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no mapping

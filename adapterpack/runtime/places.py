@@ -43,9 +43,11 @@ class Place:
 
     def tensor(self, role: str) -> Tensor | None:
         """The site's rows of a parameter, a view, or None where the module has no such parameter."""
-        if (role == "value") != bool(self.value):
-            return None
-        return self.view(self.module._parameters.get(self.name(role)))
+        return self.view(self.module._parameters.get(self.name(role))) if self.has(role) else None
+
+    def has(self, role: str) -> bool:
+        """Whether the module has the parameter that a role stands for."""
+        return (role == "value") == bool(self.value) and self.module._parameters.get(self.name(role)) is not None
 
     def view(self, parameter: Tensor | None) -> Tensor | None:
         """The site's rows of a tensor shaped like the whole parameter."""
@@ -57,7 +59,7 @@ class Place:
         """The shape that a role must have here; a linear layer without a bias still has the bias's shape."""
         if (role == "value") != bool(self.value):
             return None
-        found = self.module._parameters.get(self.name(role))
+        found: Tensor | None = self.module._parameters.get(self.name(role))
         if found is None and role == "bias" and isinstance(self.module, nn.Linear):
             found = self.module.weight[:, 0]
         if found is None:
@@ -85,23 +87,27 @@ def resolve(model: nn.Module, site: Site) -> Place:
         UnsupportedAdapterError: `missing-site`.
     """
     names = site.path.split(".")
-    module, depth = model, 0
+    if names[0] in HEADS:
+        raise _missing(site, "the classifier is no site: it comes as the task's head")
+    module, rest = _walk(model, names)
+    if site.part:
+        return _resolve_part(site, module, rest)
+    if not rest:
+        return Place(site, module)
+    if len(rest) == 1 and module._parameters.get(rest[0]) is not None:
+        return Place(site, module, value=rest[0])
+    raise _missing(site, _reason(model, module, names, len(names) - len(rest)))
+
+
+def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, list[str]]:
+    """The deepest module on the path, and the names that are left."""
+    module = model
     for depth, name in enumerate(names):
         child = module._modules.get(name)
         if child is None:
-            break
+            return module, names[depth:]
         module = child
-    else:
-        depth = len(names)
-    if names[0] in HEADS:
-        raise _missing(site, "the classifier is no site: it comes as the task's head")
-    if site.part:
-        return _resolve_part(site, module, names[depth:])
-    if depth == len(names):
-        return Place(site, module)
-    if depth == len(names) - 1 and module._parameters.get(names[-1]) is not None:
-        return Place(site, module, value=names[-1])
-    raise _missing(site, _reason(model, module, names, depth))
+    return module, []
 
 
 def _resolve_part(site: Site, module: nn.Module, rest: list[str]) -> Place:

@@ -1,0 +1,227 @@
+"""Branches from the tensors of a state dict, by scheme: PETL-ViT's latents, Consolidator's groups, SPT's three parts.
+
+Each function takes what `state_dict` has sorted and gives branches; names are looked up in `schemes` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.adapter import Branch, Site
+from adapterpack.converters._in_place import Plain, backbone_value
+from adapterpack.converters.consolidate import consolidate
+from adapterpack.converters.petl_settings import LEVELS
+from adapterpack.converters.schemes import Place, name_of
+from adapterpack.converters.settings import agree, require
+from adapterpack.converters.spt_mask import SptMask
+from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
+from adapterpack.quantize import quantize_latent
+from adapterpack.tensors import Dense, Sparse, Tensor
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sorted:
+    """A state dict by what its tensors are.
+
+    Attributes:
+        scheme: whose names they are.
+        depth: blocks of the backbone.
+        branch: tensors of branches, by outside name.
+        plain: parameters of the backbone itself, by outside name.
+    """
+
+    scheme: str
+    depth: int
+    branch: Mapping[str, tuple[Place, F32]]
+    plain: Mapping[str, Plain]
+
+
+def by_site(found: Sorted) -> dict[tuple[str, str], dict[str, tuple[str, F32]]]:
+    """Branch tensors as (site, method) → role → (outside name, values)."""
+    sites: dict[tuple[str, str], dict[str, tuple[str, F32]]] = {}
+    for name, (place, values) in found.branch.items():
+        sites.setdefault((place.site, place.method), {})[place.role] = (name, values)
+    return sites
+
+
+def need_every_block(found: Sorted) -> None:
+    """Refuse a state dict in which a block lacks what another block has.
+
+    Raises:
+        CorruptFileError: `missing-tensor`, by its outside name.
+    """
+    kinds = {replace(place, site=Site.parse(place.site).pattern) for place, _ in found.branch.values()}
+    for place in sorted(kinds, key=lambda kind: (kind.site, kind.role, kind.number)):
+        for block in range(found.depth):
+            name = name_of(found.scheme, replace(place, site=place.site.replace("*", str(block), 1)))
+            if name not in found.branch:
+                message = f"the tensor {name} is missing; other blocks have theirs"
+                raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="save the whole model's state dict")
+
+
+def petl_branches(found: Sorted, settings: Mapping[str, Any]) -> list[Branch]:
+    """AdaptFormer or LoRA: latents are quantized as their training forward did, 32 bits stay as they are.
+
+    Raises:
+        UnsupportedAdapterError: `missing-field` without scale or bit.
+        CorruptFileError: `missing-tensor`, `conflicting-settings`, `bad-source` for values quantized already.
+    """
+    need_every_block(found)
+    for method in sorted({place.method for place, _ in found.branch.values()}):
+        agree({name: str(said).removesuffix("-bihead") for name, said in settings.items()}, "method", method)
+    scale = float(require(settings, "scale"))
+    bit = require(settings, "bit", "it says whether the tensors are latents of quantized weights")
+    if bit != 32 and bit not in LEVELS:
+        raise UnsupportedAdapterError(f"bit is {bit}", Reason.BAD_PARAMETER, hint="PETL-ViT has 1, 2, 4, 8 and 32")
+    branches = []
+    for (site, method), roles in by_site(found).items():
+        tensors = {role: latent(name, values, bit) for role, (name, values) in roles.items()}
+        if "down" in tensors:
+            agree(settings, "dim", tensors["down"].shape[0])
+        branches.append(Branch(Site.parse(site), method, {"scale": scale}, tensors))
+    return branches
+
+
+def latent(name: str, values: F32, bit: int) -> Tensor:
+    """One trained latent in the form that its forward used.
+
+    Raises:
+        CorruptFileError: `bad-source` when the values are quantized already: quantizing again would shrink them.
+    """
+    if bit == 32:
+        return Dense(values)
+    distinct = len(np.unique(values))
+    if 1 < distinct <= min(2**bit, values.size - 1):
+        message = f"{name} has only {distinct} different values: it was quantized already"
+        hint = "give the latents that were trained, or bit: 32 to keep the values as they are"
+        raise CorruptFileError(message, Reason.BAD_SOURCE, hint=hint)
+    return quantize_latent(values, bit, LEVELS[bit])
+
+
+def consolidator_branches(
+    found: Sorted, settings: Mapping[str, Any], backbone: Mapping[str, F32] | None
+) -> tuple[list[Branch], list[Plain]]:
+    """Grouped branches, consolidated layer by layer, and the plain parameters with the branches' biases added in.
+
+    Raises:
+        UnsupportedAdapterError: `missing-field` without reorder.
+        CorruptFileError: `missing-tensor`, `bad-shape`.
+    """
+    reorder = bool(require(settings, "reorder"))
+    need_every_block(found)
+    layers: dict[str, list[tuple[Place, F32]]] = {}
+    for place, values in sorted(found.branch.values(), key=lambda item: item[0].number):
+        layers.setdefault(place.site, []).append((place, values))
+    plain = dict(found.plain)
+    branches = []
+    for site, parts in layers.items():
+        inward = _original(found, site, "weight", backbone).values.shape[1]
+        grouped = [(_groups(place, values, inward), values) for place, values in parts if place.role == "weight"]
+        for groups, weight in consolidate(grouped, reorder=reorder):
+            params = {"groups": groups, "reorder": reorder}
+            branches.append(Branch(Site.parse(site), "consolidator", params, {"weight": Dense(weight)}))
+        own = _original(found, site, "bias", backbone)
+        total = own.values
+        for place, values in parts:
+            if place.role == "bias" and values.shape != total.shape:
+                raise CorruptFileError(f"a branch's bias has shape {list(values.shape)}", Reason.BAD_SHAPE, site)
+            total = total + values if place.role == "bias" else total
+        plain[own.name] = replace(own, values=total)
+    return branches, list(plain.values())
+
+
+def _original(found: Sorted, site: str, role: str, backbone: Mapping[str, F32] | None) -> Plain:
+    """A layer's own parameter, from the state dict or else from the backbone."""
+    place = Place(site, role, "frozen" if role == "weight" else "vector")
+    name = str(name_of(found.scheme, place))
+    if name in found.plain:
+        return found.plain[name]
+    if backbone is None:
+        message = f"the tensor {name} is missing, without which the branches at {site} cannot be read"
+        raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="give the backbone with --backbone")
+    return Plain(name, place, backbone_value(backbone, place, name))
+
+
+def _groups(place: Place, weight: F32, inward: int) -> int:
+    outward, taps = weight.shape if weight.ndim == 2 else (0, 0)
+    if not taps or inward % taps or outward % (inward // taps):
+        message = f"branch {place.number} has shape {list(weight.shape)}, which divides no layer of {inward} inputs"
+        raise CorruptFileError(message, Reason.BAD_SHAPE, place.site)
+    return inward // taps
+
+
+def in_consolidator_recipe(plain: Plain) -> bool:
+    """Consolidator trains the biases of the blocks' linear layers and all LayerNorms, nothing else of the backbone."""
+    site = plain.place.site
+    return plain.place.kind == "vector" and (site == "norm" or site.startswith("blocks."))
+
+
+def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], list[str]]:
+    """LoRAs or adapters with scale 1, and sparse entries at the mask's positions; with notes.
+
+    Raises:
+        CorruptFileError: `missing-tensor` or `unmapped-tensor` where mask and state dict disagree.
+    """
+    sites = by_site(found)
+    branches = []
+    for (site, method), roles in sites.items():
+        if method != "sparse":
+            tap = {"tap": "input" if site.endswith(".proj") else "output"} if method == "adapter" else {}
+            tensors = {role: Dense(values) for role, (_, values) in roles.items()}
+            branches.append(Branch(Site.parse(site), method, {"scale": 1.0, **tap}, tensors))
+    entries = {
+        name: values for name, (place, values) in found.branch.items() if place.method == "sparse" and values.size
+    }
+    if mask is None:
+        if entries:
+            hint = "put the param_req_*.pth beside it or give the setting mask"
+            raise CorruptFileError(f"{next(iter(entries))} needs SPT's mask file", Reason.MISSING_TENSOR, hint=hint)
+        return branches, []
+    _same_modules(found, mask)
+    sparse, notes = _sparse_branches(found, entries, mask)
+    return branches + sparse, notes
+
+
+def _same_modules(found: Sorted, mask: SptMask) -> None:
+    have = {name.split(".learnable.")[0].replace("structured_", "") for name in found.branch if ".learnable." in name}
+    odd = sorted(have.symmetric_difference(mask.structured))
+    if odd:
+        reason = Reason.UNMAPPED_TENSOR if odd[0] in have else Reason.MISSING_TENSOR
+        side = "the state dict has, the mask does not" if odd[0] in have else "the mask has, the state dict does not"
+        raise CorruptFileError(
+            f"{side}: a module at {odd[0]}", reason, hint="give the mask that the run was trained with"
+        )
+
+
+def _sparse_branches(found: Sorted, entries: Mapping[str, F32], mask: SptMask) -> tuple[list[Branch], list[str]]:
+    chosen = mask.positions()
+    untrained = [name for name in chosen if "norm" in name]
+    wanted = {_entry_name(name): name for name in chosen if name not in untrained}
+    odd = sorted(wanted.keys() ^ entries.keys())
+    if odd:
+        reason = Reason.UNMAPPED_TENSOR if odd[0] in entries else Reason.MISSING_TENSOR
+        side = "the mask knows no entries for" if odd[0] in entries else "the state dict lacks"
+        raise CorruptFileError(f"{side} {odd[0]}", reason, hint="give the mask that the run was trained with")
+    sites: dict[str, dict[str, Tensor]] = {}
+    for name, values in entries.items():
+        where, shape = chosen[wanted[name]], mask.shapes[wanted[name]]
+        if values.shape != where.shape:
+            message = f"{name} has shape {list(values.shape)}, the mask {len(where)} positions"
+            raise CorruptFileError(message, Reason.BAD_SHAPE, hint="give the mask that the run was trained with")
+        place = found.branch[name][0]
+        sites.setdefault(place.site, {})[place.role] = Sparse(shape, where, Dense(values))
+    count = sum(len(chosen[name]) for name in untrained)
+    notes = [f"{count} mask entries on LayerNorms: SPT counts but never trains them"] if count else []
+    return [Branch(Site.parse(site), "sparse", {}, tensors) for site, tensors in sites.items()], notes
+
+
+def _entry_name(name: str) -> str:
+    module, _, role = name.rpartition(".")
+    return f"{module}.sparse_{role}"

@@ -1,0 +1,181 @@
+"""A state dict with foreign names to an adapter: every tensor is explained, dropped with a count, or refused by name.
+
+Arrays in, nouns out; no file is touched here and no torch is needed. The names' meaning is in `schemes`, what a scheme
+does with its tensors in `_trained`, what happens to the backbone's own parameters in `_in_place`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head
+from adapterpack.converters._backbones import depth_and_width, depth_of, todays_name
+from adapterpack.converters._base import Hints, Imported, finish
+from adapterpack.converters._check import check_adapter
+from adapterpack.converters._in_place import Plain, trained_in_place
+from adapterpack.converters._trained import (
+    Sorted,
+    consolidator_branches,
+    in_consolidator_recipe,
+    latent,
+    petl_branches,
+    spt_branches,
+)
+from adapterpack.converters.schemes import Place, nearest, place_of, schemes_in
+from adapterpack.converters.settings import agree
+from adapterpack.converters.spt_mask import SptMask
+from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
+from adapterpack.tensors import Dense
+
+F32 = NDArray[np.float32]
+_IMAGENET = DataSettings(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# how each recipe feeds images; a plain state dict does not tell
+_DATA = {"petl-vit": DataSettings(), "consolidator": _IMAGENET, "spt-lora": _IMAGENET, "spt-adapter": _IMAGENET}
+
+
+def adapter_from(
+    tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints, name: str, mask: SptMask | None = None
+) -> Imported:
+    """The adapter that a state dict holds.
+
+    Args:
+        tensors: float32 arrays by outside name.
+        settings: as `settings.combine` gives them.
+        hints: what the caller said; its `backbone` decides what was trained.
+        name: the task's name where neither the settings nor the caller give one.
+        mask: SPT's, for its sparse entries.
+
+    Raises:
+        CorruptFileError: `unmapped-tensor`, `missing-tensor`, `bad-shape`, `not-finite`, `conflicting-settings`, …
+        UnsupportedAdapterError: `ambiguous-source`, `missing-field`, …
+        BackboneMismatchError: a frozen tensor is not the backbone's.
+    """
+    found, head = _sort(tensors, settings, hints)
+    branches, plains, notes = _branches(found, settings, hints, mask)
+    trained = settings.get("trained")
+    if trained is None and mask is not None:
+        trained = [*mask.vectors, "cls_token"]
+    recipe = in_consolidator_recipe if found.scheme == "consolidator" else None
+    replaced, dropped = trained_in_place(plains, hints.backbone, trained, recipe)
+    adapter = Adapter(
+        settings.get("dataset", name),
+        _label(found.scheme, branches, replaced),
+        (*branches, *replaced),
+        _head(head, settings, found.scheme),
+        data=_DATA.get(found.scheme),
+        backbone=Backbone(todays_name(settings.get("backbone", ""))),
+    )
+    if not adapter.branches and adapter.head is None:
+        raise UnsupportedAdapterError("the state dict holds nothing that was trained", Reason.BAD_SOURCE)
+    return Imported(check_adapter(finish(adapter, hints)), (*notes, *dropped))
+
+
+def scheme_of(tensors: Mapping[str, Any]) -> str:
+    """Whose names a state dict uses: a key of `schemes.SCHEMES`.
+
+    Raises:
+        UnsupportedAdapterError: `ambiguous-source` when two trainers' names occur together.
+    """
+    schemes = schemes_in(tensors)
+    if len(schemes) > 1:
+        message = f"the state dict has names of {' and of '.join(schemes)}"
+        raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint="give one adapter at a time")
+    return schemes[0] if schemes else "timm"
+
+
+def _sort(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints) -> tuple[Sorted, dict[str, F32]]:
+    scheme = scheme_of(tensors)
+    branch, plain, head = {}, {}, {}
+    for name, raw in tensors.items():
+        place = place_of(scheme, name) or _own_name(name, hints.backbone or {})
+        if place is None:
+            raise _unmapped(scheme, name, tensors)
+        values = _as_matrix(raw) if scheme == "consolidator" else raw
+        if place.kind == "head":
+            head[place.role] = raw
+        elif place.kind == "branch":
+            branch[name] = place, values
+        else:
+            plain[name] = Plain(name, place, values)
+    depth = _depth(tensors, settings, hints)
+    return Sorted(scheme, depth, branch, plain), head
+
+
+def _own_name(name: str, backbone: Mapping[str, F32]) -> Place | None:
+    """A parameter that only this backbone has."""
+    if name not in backbone:
+        return None
+    path, _, role = name.rpartition(".")
+    return Place(path, role, "frozen") if role in ("weight", "bias") else Place(name, "value", "frozen")
+
+
+def _depth(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints) -> int:
+    name = hints.backbone_name or settings.get("backbone", "")
+    try:
+        return depth_and_width(name, settings, hints.backbone)[0]
+    except CallError:  # no size is known for the name: the state dict itself has to do
+        return int(settings.get("depth", depth_of(tensors)))
+
+
+def _as_matrix(values: F32) -> F32:
+    """Consolidator's linear layers are convolutions of width 1."""
+    return values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 and values.shape[0] > 1 else values
+
+
+def _unmapped(scheme: str, name: str, tensors: Mapping[str, F32]) -> CorruptFileError:
+    odd = sum(place_of(scheme, other) is None for other in tensors)
+    like = nearest(scheme, name)
+    hint = f"the nearest known names are {' and '.join(like)}" if like else f"no name of {scheme} is like it"
+    more = f" (and {odd - 1} more tensors)" if odd > 1 else ""
+    return CorruptFileError(f"no rule explains the tensor {name[:200]!r}{more}", Reason.UNMAPPED_TENSOR, hint=hint)
+
+
+def _branches(
+    found: Sorted, settings: Mapping[str, Any], hints: Hints, mask: SptMask | None
+) -> tuple[list[Branch], list[Plain], list[str]]:
+    plains = list(found.plain.values())
+    if found.scheme == "petl-vit":
+        return petl_branches(found, settings), plains, []
+    agree(settings, "bit", 32)
+    if found.scheme == "consolidator":
+        branches, plains = consolidator_branches(found, settings, hints.backbone)
+        return branches, plains, []
+    if found.scheme.startswith("spt-"):
+        agree(settings, "scale", 1.0)
+        branches, notes = spt_branches(found, mask)
+        return branches, plains, notes
+    return [], plains, []
+
+
+def _label(scheme: str, branches: list[Branch], replaced: list[Branch]) -> str:
+    """The method's name for people."""
+    if scheme == "petl-vit":
+        return "+".join(sorted({branch.method for branch in branches}))
+    if scheme == "timm":
+        return "replace" if replaced else "linear"
+    return scheme
+
+
+def _head(roles: Mapping[str, F32], settings: Mapping[str, Any], scheme: str) -> Head | None:
+    if not roles:
+        return None
+    if "weight" not in roles:
+        raise CorruptFileError("the tensor head.weight is missing", Reason.MISSING_TENSOR)
+    weight = roles["weight"]
+    agree(settings, "num_class", len(weight) if weight.ndim else 0)
+    if scheme == "petl-vit" and _one_bit_head("bias" in roles, settings):
+        return Head(latent("head.weight", weight, 1))
+    return Head(Dense(weight), Dense(roles["bias"]) if "bias" in roles else None)
+
+
+def _one_bit_head(bias: bool, settings: Mapping[str, Any]) -> bool:
+    """PETL-ViT's 1-bit head has no bias and its float head has one, which must be what the settings say."""
+    if "method" in settings:
+        agree(settings, "bihead", str(settings["method"]).endswith("-bihead"))
+        agree({"bihead": str(settings["method"]).endswith("-bihead")}, "bihead", not bias)
+    agree(settings, "bihead", not bias)
+    return not bias

@@ -1,0 +1,110 @@
+"""Branches beside the backbone: forward hooks that add what a branch gives, and nothing to the parameters.
+
+A hook holds its branch's tensors in the backbone's dtype and finds everything else in the forward pass, so one model
+may run in several threads at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from adapterpack.methods._base import Method, Params
+from adapterpack.runtime.places import Place, Residual
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class SiteHook:
+    """Adds a branch to the output of a module, or to its q, k or v columns.
+
+    Args:
+        site: for messages.
+        method: gives the branch.
+        tensors: by role, scale included, in the backbone's dtype.
+        params: the method's settings.
+        rows: (start, length) of the columns that it writes, or None for all.
+    """
+
+    __slots__ = ("method", "params", "rows", "site", "tensors")
+
+    def __init__(
+        self, site: str, method: Method, tensors: Tensors, params: Params, rows: tuple[int, int] | None
+    ) -> None:
+        self.site, self.method, self.tensors, self.params, self.rows = site, method, tensors, params, rows
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
+        reads_output = self.method.tap(self.params) == "output"
+        x = self._columns(out) if reads_output else args[0]
+        gained = self.method.branch(x, self.tensors, self.params)
+        if not isinstance(module, nn.Linear) or out.requires_grad or gained.requires_grad:
+            out = out.clone()  # autograd, or whoever else holds this output, must not see it change
+        self._columns(out).add_(gained)
+        return out
+
+    def _columns(self, out: torch.Tensor) -> torch.Tensor:
+        return out if self.rows is None else out.narrow(-1, *self.rows)
+
+
+class ResidualHook:
+    """Adds a branch to the residual stream: reads the input of the MLP's norm, adds where the MLP's path ends.
+
+    The tensor that was read is kept for the running thread only, between the two calls.
+    """
+
+    __slots__ = ("_seen", "method", "params", "site", "tensors")
+
+    def __init__(self, site: str, method: Method, tensors: Tensors, params: Params) -> None:
+        self.site, self.method, self.tensors, self.params = site, method, tensors, params
+        self._seen = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles without the thread's own part."""
+        return ResidualHook, (self.site, self.method, self.tensors, self.params)
+
+    def read(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._seen.x = args[0]
+
+    def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
+        x = self._seen.x
+        del self._seen.x
+        gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
+        return out + gained.to(out.dtype)
+
+
+def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Params) -> RemovableHandle:
+    """Hook a branch to a module's output; `.remove()` of the result takes it away again."""
+    weight = place.module._parameters.get("weight")
+    hook = SiteHook(site, method, _like(tensors, weight), params, place.rows)
+    return place.module.register_forward_hook(hook)
+
+
+def attach_residual(
+    at: Residual, site: str, method: Method, tensors: Tensors, params: Params, like: torch.Tensor
+) -> list[RemovableHandle]:
+    """Hook a branch beside an MLP; `.remove()` of both results takes it away again."""
+    hook = ResidualHook(site, method, _like(tensors, like), params)
+    return [at.norm.register_forward_pre_hook(hook.read), at.end.register_forward_hook(hook.add)]
+
+
+def attached_sites(model: nn.Module) -> list[str]:
+    """The sites at which branches run beside the model, in module order."""
+    found = []
+    for module in model.modules():
+        for hook in module._forward_hooks.values():
+            owner = getattr(hook, "__self__", hook)
+            if isinstance(owner, (SiteHook, ResidualHook)):
+                found.append(owner.site)
+    return found
+
+
+def _like(tensors: Tensors, like: torch.Tensor | None) -> Tensors:
+    """In the dtype and on the device of the parameter beside which the branch runs."""
+    if like is None or (like.dtype == torch.float32 and like.device.type == "cpu"):
+        return tensors
+    return {role: tensor.to(like.device, like.dtype) for role, tensor in tensors.items()}

@@ -1,0 +1,90 @@
+"""The fingerprint of a backbone: one SHA-256 over every tensor but the classifier, whatever its container or dtype.
+
+It does not change when tensors are reordered, moved to another device or widened without loss. It is remembered for
+each live model until one of its tensors is written to or replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Union
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.places import HEADS
+
+State = tuple[int, ...]
+
+# A cache, not state: it holds nothing that cannot be computed again, and forgets a model when the model goes.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[State, str]] = WeakKeyDictionary()
+
+
+def fingerprint(source: Union[nn.Module, Mapping[str, torch.Tensor]]) -> str:
+    """SHA-256 over the lines `name shape sha256(values)` of all tensors except `head.*` and `head_dist.*`.
+
+    Lines are in ascending byte order of the name and end in a newline; the shape is written like `768x3x16x16`; values
+    are float32, little-endian, row-major. See spec/README.md, "Fingerprint".
+
+    Args:
+        source: a model without an adapter in it, or a state dict with timm's names.
+
+    Returns:
+        "sha256:" and 64 hexadecimal digits.
+    """
+    if not isinstance(source, nn.Module):
+        return _of_tensors(source)
+    model = unwrap(source)
+    now, known = state_of(model), _KNOWN.get(model)
+    if now is not None and known is not None and known[0] == now:
+        return known[1]
+    found = _of_tensors(model.state_dict())
+    if now is not None:
+        _KNOWN[model] = (now, found)
+    return found
+
+
+def state_of(model: nn.Module) -> State | None:
+    """What changes when a tensor of the backbone is written to or replaced; None where torch keeps no record of it."""
+    marks: list[int] = []
+    waiting = [module for name, module in model._modules.items() if name not in HEADS]
+    tensors = [*model._parameters.values(), *model._buffers.values()]
+    for module in waiting:  # grows while it is walked
+        if module is not None:
+            tensors += module._parameters.values()
+            tensors += module._buffers.values()
+            waiting += module._modules.values()
+    try:
+        for tensor in tensors:
+            if tensor is not None:
+                marks += (id(tensor), tensor.data_ptr(), tensor._version)
+    except RuntimeError:  # inference tensors have no version
+        return None
+    return tuple(marks)
+
+
+def remember(model: nn.Module, found: str) -> None:
+    """Record the fingerprint of a model that was just restored to the state it is known by."""
+    now = state_of(model)
+    if now is not None:
+        _KNOWN[model] = (now, found)
+
+
+def _of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    names = sorted((name for name in tensors if name.split(".")[0] not in HEADS), key=str.encode)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        lines = pool.map(lambda name: _line(name, tensors[name]), names)
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _line(name: str, tensor: torch.Tensor) -> str:
+    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    shape = "x".join(map(str, values.shape))
+    raw = values.astype("<f4", copy=False).reshape(-1).view(np.uint8).data
+    return f"{name} {shape} {hashlib.sha256(raw).hexdigest()}\n"

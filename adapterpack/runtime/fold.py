@@ -1,0 +1,143 @@
+"""Branches inside the backbone: their deltas added into the parameters in place, and taken out again to the bit.
+
+Subtracting a delta is not exact, so the entries that a fold writes to are kept as they were; undoing copies them back.
+Sums are formed in float32 (float64 for a float64 backbone) and rounded once. Parameters keep their memory, so graphs
+and compiled models that point to it stay valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterpack.methods._base import Delta, Entries, Method, Params
+from adapterpack.runtime.places import Place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What a fold overwrote: the site's rows of a parameter, or only some entries of them.
+
+    Attributes:
+        place, role: which parameter; it is looked up again, in case the model was moved or cast meanwhile.
+        values: the old values, the rows' shape, or [n] with `positions`.
+        positions: int64 [n] into the flattened rows, or None.
+    """
+
+    place: Place
+    role: str
+    values: torch.Tensor
+    positions: torch.Tensor | None = None
+
+    def undo(self) -> None:
+        target = self.place.tensor(self.role)
+        if target is None:  # somebody deleted the parameter: there is nothing left to restore
+            return
+        if self.positions is None:
+            target.copy_(self.values)
+        else:
+            _put(target, self.positions.to(target.device), self.values.to(target.device, target.dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swapped:
+    """The parameter that another one stands in for."""
+
+    module: nn.Module
+    name: str
+    original: nn.Parameter | None
+
+    def undo(self) -> None:
+        self.module._parameters[self.name] = self.original
+
+
+def deltas(method: Method, tensors: Mapping[str, Any], params: Params) -> dict[str, Delta]:
+    """What each parameter gains; a plain low-rank product is left as its two factors, so that adding it is one pass.
+
+    `W.addmm_(up, down)` gives the same bits as `W += up @ down`, which a test holds.
+    """
+    if method.name == "lora":
+        return {"weight": (tensors["up"], tensors["down"])}
+    return method.delta(tensors, params)
+
+
+def fold(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitStack) -> None:
+    """Write a delta into a parameter, in place.
+
+    Args:
+        place: the site.
+        role: "weight", "bias" or "value".
+        delta: in the site's shape, a pair of factors, or `Entries`.
+        replaces: the delta is the new value instead.
+        undo: is told how to undo it, before anything is written.
+    """
+    target = _required(place.tensor(role), place, role)
+    undo.callback(_keep(place, role, target, delta).undo)
+    write(target, delta, replaces=replaces)
+
+
+def swap(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitStack) -> None:
+    """Put another parameter in the place of one, with the delta in it; the old one is not written to."""
+    name = place.name(role)
+    original = place.module._parameters[name]
+    changed = _required(original, place, role).detach().clone()
+    write(_required(place.view(changed), place, role), delta, replaces=replaces)
+    undo.callback(Swapped(place.module, name, original).undo)
+    trained = original is not None and original.requires_grad
+    place.module._parameters[name] = nn.Parameter(changed, requires_grad=trained)
+
+
+def write(target: torch.Tensor, delta: Any, *, replaces: bool) -> None:
+    """Add a delta to a tensor in place, or put it there."""
+    if replaces:
+        target.copy_(delta)
+    elif isinstance(delta, Entries):
+        positions, values = _on(delta.positions, target), delta.values.to(target.device)
+        old = _get(target, positions)
+        _put(target, positions, (_wide(old) + values).to(target.dtype))
+    else:
+        work = _wide(target)
+        if isinstance(delta, tuple):
+            work.addmm_(*(factor.to(work.device, work.dtype) for factor in delta))
+        else:
+            work.add_(delta.to(work.device))
+        if work is not target:
+            target.copy_(work)
+
+
+def _required(found: torch.Tensor | None, place: Place, role: str) -> torch.Tensor:
+    if found is None:
+        raise RuntimeError(f"the plan let {role} at {place.site} through")
+    return found
+
+
+def _keep(place: Place, role: str, target: torch.Tensor, delta: Delta) -> Kept:
+    if not isinstance(delta, Entries):
+        return Kept(place, role, target.detach().clone())
+    positions = _on(delta.positions, target)
+    return Kept(place, role, _get(target, positions), positions)
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """The tensor itself where it is wide enough to add in, else a float32 copy."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _on(positions: Any, target: torch.Tensor) -> torch.Tensor:
+    """Positions as a torch tensor; methods give numpy's where they follow from shapes alone."""
+    if isinstance(positions, torch.Tensor):
+        return positions.to(target.device)
+    return torch.tensor(positions, device=target.device)
+
+
+def _get(target: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return target.detach().take(positions)
+
+
+def _put(target: torch.Tensor, positions: torch.Tensor, values: torch.Tensor) -> None:
+    target.put_(positions, values)

@@ -1,0 +1,138 @@
+"""Image files to model input, by the settings that an adapter records, and logits to the top classes.
+
+The steps are timm's evaluation transform (resize, centre crop, mean and std), done by Pillow alone.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from adapterpack.adapter import DataSettings
+from adapterpack.errors import CorruptFileError, MissingFileError, Reason, UnsupportedAdapterError
+
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+_MODES = {1: "L", 3: "RGB"}
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, slots=True)
+class TopClass:
+    """One class of the answer: its row in the head, its label ("" where there is none) and its probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+def read_image(path: str | Path, settings: DataSettings) -> torch.Tensor:
+    """One image as the model's input.
+
+    Args:
+        path: any format that Pillow reads.
+        settings: size, crop, interpolation, and the mean and deviation of values in [0, 1].
+
+    Returns:
+        float32 [channels, height, width].
+
+    Raises:
+        MissingFileError: `missing-file`.
+        CorruptFileError: `bad-source`, naming the file: damaged, no image, or absurdly large.
+        UnsupportedAdapterError: `bad-parameter`, settings that no image can have.
+    """
+    mode = _MODES.get(settings.input_size[0])
+    if mode is None or settings.interpolation not in _FILTERS:
+        text = f"images of {settings.input_size[0]} channels, {settings.interpolation} interpolation, are not supported"
+        raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, "data", "expected 1 or 3 channels and a known filter")
+    pixels = np.asarray(_fit(_open(Path(path), mode), settings), np.float32) / np.float32(255)
+    image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (settings.mean, settings.std))
+    return ((image - mean) / std).contiguous()
+
+
+def top_classes(
+    model: nn.Module, image: torch.Tensor, k: int = 5, labels: Sequence[str] | None = None
+) -> list[TopClass]:
+    """The `k` most probable classes of one image, best first; the model is run in eval mode and left as it was.
+
+    Args:
+        model: with a head.
+        image: float32 [channels, height, width].
+        k: at most the number of classes is given.
+        labels: class names in the head's order.
+
+    Raises:
+        UnsupportedAdapterError: `site-shape`, an image of another size than the model takes, or a model without a head.
+    """
+    _require_size(model, image)
+    like = next(model.parameters())
+    training = model.training
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(image[None].to(like.device, like.dtype))
+    finally:
+        model.train(training)
+    if logits.ndim != 2:
+        raise UnsupportedAdapterError(f"the model gives {list(logits.shape)}, no logits", Reason.SITE_SHAPE, "head")
+    probabilities = logits[0].float().softmax(dim=0).cpu()
+    best = probabilities.topk(min(k, len(probabilities)))
+    names = labels or [""] * len(probabilities)
+    return [TopClass(i, names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist())]
+
+
+def _require_size(model: nn.Module, image: torch.Tensor) -> None:
+    expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if (
+        expected is not None
+        and not getattr(model, "dynamic_img_size", False)
+        and tuple(image.shape[-2:]) != tuple(expected)
+    ):
+        text = f"the image is {image.shape[-2]}×{image.shape[-1]}, the model takes {expected[0]}×{expected[1]}"
+        raise UnsupportedAdapterError(text, Reason.SITE_SHAPE, "data.input_size", "give the model that img_size")
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    if not path.is_file():
+        raise MissingFileError(f"there is no image {path}", Reason.MISSING_FILE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.convert(mode)
+    except (*_DAMAGE, Image.DecompressionBombWarning) as error:
+        raise CorruptFileError(
+            f"{path} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
+        ) from error
+
+
+def _fit(image: Image.Image, settings: DataSettings) -> Image.Image:
+    """Resize and crop to the input size."""
+    height, width = settings.input_size[1:]
+    wide, high = (math.floor(size / settings.crop_pct) for size in (width, height))
+    if settings.crop_mode != "squash":
+        ratio = max(wide / image.width, high / image.height)
+        wide, high = (_side(wide, image.width, ratio), _side(high, image.height, ratio))
+    if (wide, high) != image.size:
+        image = image.resize((wide, high), _FILTERS[settings.interpolation])
+    left, top = (round((have - need) / 2.0) for have, need in ((image.width, width), (image.height, height)))
+    return image.crop((left, top, left + width, top + height))
+
+
+def _side(wanted: int, side: int, ratio: float) -> int:
+    """The side that decides the ratio becomes exactly as long as wanted, the other one is cut down to whole pixels."""
+    return wanted if wanted / side == ratio else int(side * ratio)

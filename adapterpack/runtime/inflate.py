@@ -1,0 +1,73 @@
+"""Quantized tensors to weights on another device: the packed bits travel, and are expanded where they are used.
+
+Every weight goes through the float32 roundings of `tensors.inflate` in the same order, so both agree to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from adapterpack.codebooks import levels_of
+from adapterpack.tensors import Quantized
+
+
+def inflate_on(tensors: Sequence[Quantized], device: torch.device, factor: float = 1.0) -> list[torch.Tensor]:
+    """The weights of many tensors, each float32 [shape] on `device`.
+
+    Args:
+        tensors: any mixture of shapes and forms; those of one shape and form are expanded together.
+        device: where the result is.
+        factor: multiplies every weight, rounded once after the weight itself.
+    """
+    out: list[torch.Tensor] = [torch.empty(0)] * len(tensors)
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, t in enumerate(tensors):
+        form = (t.shape, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
+        alike.setdefault(form, []).append(i)
+    for rows in alike.values():
+        for i, weights in zip(rows, _expand([tensors[i] for i in rows], device, factor)):
+            out[i] = weights
+    return out
+
+
+def _expand(tensors: Sequence[Quantized], device: torch.device, factor: float) -> torch.Tensor:
+    """Tensors of one shape and form: float32 [tensors, *shape]."""
+    first = tensors[0]
+    shape = (len(tensors), *first.shape)
+    if not first.entries:
+        return torch.empty(shape, device=device)
+    levels = torch.from_numpy(levels_of(first.levels, first.bits).copy()).to(device)
+    out = levels[_codes(tensors, device)]
+    out *= _per_weight([t.scale for t in tensors], first, device)
+    if first.offset is not None:
+        out += _per_weight([t.offset for t in tensors if t.offset is not None], first, device)
+    if factor != 1:
+        out *= torch.tensor(factor, dtype=torch.float32, device=device)
+    return out.reshape(shape)
+
+
+def _codes(tensors: Sequence[Quantized], device: torch.device) -> torch.Tensor:
+    """int64 [tensors, entries]; bit j of the stream is bit j mod 8 of byte j div 8, see `bits`."""
+    first = tensors[0]
+    used = (first.entries * first.bits + 7) // 8
+    packed = torch.from_numpy(np.stack([t.packed[:used] for t in tensors])).to(device)
+    if first.bits == 8:
+        return packed.long()
+    shifts = torch.arange(8, dtype=torch.uint8, device=device)
+    planes = (packed[:, :, None] >> shifts) & 1
+    stream = planes.reshape(len(tensors), -1)[:, : first.entries * first.bits]
+    if first.bits == 1:
+        return stream.long()
+    weights = 1 << torch.arange(first.bits, device=device)
+    return (stream.reshape(len(tensors), first.entries, first.bits) * weights).sum(dim=2)
+
+
+def _per_weight(values: Sequence[np.ndarray], first: Quantized, device: torch.device) -> torch.Tensor:
+    """One number per group, spread over its weights: float32 [tensors, 1 or entries]."""
+    spread = torch.from_numpy(np.stack(values).astype(np.float32)).to(device)
+    if spread.shape[1] == 1:
+        return spread
+    return spread.repeat_interleave(first.group, dim=1)[:, : first.entries]

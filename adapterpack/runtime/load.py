@@ -1,0 +1,229 @@
+"""Put a decoded adapter into a live model, and take it out again so that the backbone is bit for bit what it was.
+
+Everything is checked first (see `plan`); then every change is recorded as it is made, so a failure half-way leaves the
+model as it was too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterpack.adapter import Adapter, DataSettings
+from adapterpack.errors import BackboneMismatchError, CallError, Reason, UnsupportedAdapterError
+from adapterpack.runtime.attach import attach, attach_residual
+from adapterpack.runtime.backbone import require_vit, unwrap
+from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
+from adapterpack.runtime.fold import deltas, fold, swap
+from adapterpack.runtime.places import Residual
+from adapterpack.runtime.plan import Fold, Step, check_head, plan
+from adapterpack.runtime.values import Value, values_of
+
+_MARK = "_adapterpack_task"  # an attribute of the model: it survives copy.deepcopy, as the hooks do
+
+
+class MissingFingerprintWarning(UserWarning):
+    """The adapter does not say which backbone it was trained on, so the model could not be checked."""
+
+
+class Loaded:
+    """An adapter in a model; made by `load_adapter`.
+
+    As a context manager it unloads at the end. `unload()` a second time does nothing.
+
+    Attributes:
+        task: the adapter's name.
+        labels: class names in the order of the logits, or None.
+        data: the preprocessing that the file records, or None.
+        folded, attached: the sites, each once, in the adapter's order.
+        model: the model.
+    """
+
+    def __init__(self, adapter: Adapter, model: nn.Module, steps: list[Step], undo: ExitStack) -> None:
+        self.task = adapter.name
+        self.labels: tuple[str, ...] | None = adapter.labels
+        self.data: DataSettings | None = adapter.data
+        self.folded = _sites(step for step in steps if step.how == "fold")
+        self.attached = _sites(step for step in steps if step.how != "fold")
+        self.model = model
+        self._undo: ExitStack | None = undo
+        self._state = state_of(model) if self.folded else None
+        self._fingerprint: str | None = None
+
+    @property
+    def classes(self) -> int:
+        """How many logits the model gives."""
+        return int(self.model.num_classes)  # type: ignore[arg-type]
+
+    def unload(self) -> None:
+        """Restore every parameter, buffer and module; a second call does nothing."""
+        if self._undo is None:
+            return
+        undisturbed = self._state is not None and self._state == state_of(self.model)
+        undo, self._undo = self._undo, None
+        with writing(self.model):
+            undo.close()
+        if undisturbed and self._fingerprint is not None:
+            remember(self.model, self._fingerprint)
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unload()
+
+
+def load_adapter(
+    adapter: Adapter,
+    model: nn.Module,
+    *,
+    fold: Fold = "auto",
+    device: str | torch.device | None = None,
+    check_fingerprint: bool = True,
+) -> Loaded:
+    """Put an adapter and its head into a model.
+
+    Args:
+        adapter: decoded.
+        model: a timm `VisionTransformer`; one under `torch.compile` takes what can be folded.
+        fold: "auto" adds into the weights what can be added exactly and attaches the rest, "always" refuses what
+            cannot be folded, "never" leaves the backbone's weights alone.
+        device: where to move the model first, after all checks; None leaves it where it is.
+        check_fingerprint: False skips the comparison with the backbone that the adapter was trained on.
+
+    Returns:
+        The handle that unloads it.
+
+    Raises:
+        UnsupportedAdapterError: the adapter does not fit the model, see `plan`; or `already-loaded`.
+        BackboneMismatchError: `fingerprint-mismatch`.
+        CallError: `bad-call`, `out-of-memory`.
+
+    Warns:
+        MissingFingerprintWarning: the adapter has no fingerprint to compare.
+    """
+    inner = unwrap(model)
+    require_vit(inner)
+    if _MARK in inner.__dict__:
+        text = f"the model has the task {inner.__dict__[_MARK]} in it already"
+        raise UnsupportedAdapterError(text, Reason.ALREADY_LOADED, hint="unload() it first")
+    steps = plan(adapter, inner, fold)
+    check_head(adapter, features_of(inner))
+    if inner is not model:
+        _refuse_hooks(steps)
+    known = _checked_fingerprint(adapter, inner) if check_fingerprint else None
+    loaded = _load(adapter, inner, steps, torch.device(device) if device is not None else None)
+    loaded._fingerprint = known
+    return loaded
+
+
+def features_of(model: nn.Module) -> int:
+    """How many features the classifier reads."""
+    head = model._modules.get("head")
+    return head.in_features if isinstance(head, nn.Linear) else int(model.embed_dim)  # type: ignore[arg-type]
+
+
+@contextmanager
+def writing(model: nn.Module) -> Iterator[None]:
+    """No gradients, no autocast, and inference mode exactly where the parameters were made in it."""
+    first = next(model.parameters())
+    with torch.inference_mode(first.is_inference()), torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+        yield
+
+
+def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.device | None) -> Loaded:
+    with _memory_errors(), writing(model), ExitStack() as undo:
+        target = device or next(model.parameters()).device
+        values = values_of(steps, adapter.head, target)
+        if target != next(model.parameters()).device:
+            model.to(target)
+        for step, tensors in zip(steps, values):
+            _apply(step, tensors, model, undo)
+        if adapter.head is not None:
+            _put_head(model, values[-1], undo)
+        model.__dict__[_MARK] = adapter.name
+        undo.callback(model.__dict__.pop, _MARK, None)
+        return Loaded(adapter, model, steps, undo.pop_all())
+    raise RuntimeError("unreachable: an ExitStack that swallowed an error")
+
+
+def _apply(step: Step, tensors: dict[str, Value], model: nn.Module, undo: ExitStack) -> None:
+    site, method, params = str(step.branch.site), step.method, step.branch.params
+    if isinstance(step.at, Residual):
+        like = next(model.parameters())
+        for handle in attach_residual(step.at, site, method, tensors, params, like):
+            undo.callback(handle.remove)
+    elif step.how == "hook":
+        undo.callback(attach(step.at, site, method, tensors, params).remove)
+    else:
+        change = fold if step.how == "fold" else swap
+        for role, delta in deltas(method, tensors, params).items():
+            change(step.at, role, delta, replaces=method.replaces, undo=undo)
+
+
+def _put_head(model: nn.Module, tensors: dict[str, Value], undo: ExitStack) -> None:
+    like = next(model.parameters())
+    classes, features = tensors["weight"].shape
+    head = _bare_linear(features, classes)
+    for role, values in tensors.items():
+        head._parameters[role] = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
+    before = model._modules["head"]
+    head.train(model.training)
+    undo.callback(_set_head, model, before, model.num_classes)
+    _set_head(model, head, classes)
+
+
+def _bare_linear(features: int, classes: int) -> nn.Linear:
+    """A linear layer without its parameters: the constructor would draw random numbers that nobody needs."""
+    layer = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(layer)
+    layer.in_features, layer.out_features = features, classes
+    layer._parameters.update({"weight": None, "bias": None})
+    return layer
+
+
+def _set_head(model: nn.Module, head: nn.Module | None, classes: Any) -> None:
+    model._modules["head"] = head
+    model.num_classes = classes
+
+
+def _checked_fingerprint(adapter: Adapter, model: nn.Module) -> str | None:
+    expected = adapter.backbone.fingerprint
+    if expected is None:
+        text = f"{adapter.name} does not say which backbone it was trained on: results on another one are meaningless"
+        warnings.warn(text, MissingFingerprintWarning, stacklevel=3)
+        return None
+    found = fingerprint(model)
+    if found != expected:
+        text = (
+            f"{adapter.name} was trained on {adapter.backbone.name or 'a backbone'} ({expected}), this model is {found}"
+        )
+        raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", "load that backbone's own weights")
+    return found
+
+
+def _refuse_hooks(steps: list[Step]) -> None:
+    stuck = [step for step in steps if step.how != "fold"]
+    if stuck:
+        text = f"{stuck[0].method.name} at {stuck[0].branch.site} must be attached, which a compiled model does not see"
+        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="load into the model before torch.compile")
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise CallError("there is not enough memory for the adapter", Reason.OUT_OF_MEMORY) from error
+
+
+def _sites(steps: Iterator[Step]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(step.branch.site) for step in steps))

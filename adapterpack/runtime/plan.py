@@ -1,0 +1,189 @@
+"""What loading will do, decided before anything is touched: every branch with its method, its place and how it goes in.
+
+All that can be wrong between an adapter and a model is found here, by name; no tensor is expanded or changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import nn
+
+from adapterpack.adapter import Adapter, Branch, Head
+from adapterpack.errors import CallError, Reason, UnsupportedAdapterError, UnsupportedVersionError
+from adapterpack.methods import METHODS
+from adapterpack.methods._base import Method
+from adapterpack.runtime.places import Place, Residual, residual, resolve
+from adapterpack.tensors import Shape
+
+Fold = Literal["auto", "always", "never"]
+FOLDS: tuple[Fold, ...] = ("auto", "always", "never")
+
+# How a branch goes in: added into the parameters in place; beside the module, as a hook; or, where there is no output
+# that a hook could add to (norms, bare parameters, replacements), as another parameter in the place of the first.
+How = Literal["fold", "hook", "residual", "swap"]
+
+Checked = tuple[Method, Mapping[str, Shape]]  # a method, and the shapes that a place must have for a branch to fit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One branch and how it goes in; `at` is a `Residual` exactly where `how` is "residual"."""
+
+    branch: Branch
+    method: Method
+    how: How
+    at: Place | Residual
+
+    @property
+    def place(self) -> Place:
+        return cast(Place, self.at)
+
+    @property
+    def order(self) -> int:
+        """Replacements first, then what reads a site's input, then what reads its output with all of that in it."""
+        if self.method.replaces:
+            return 0
+        return 2 if self.method.tap(self.branch.params) == "output" else 1
+
+
+def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
+    """Resolve every site and check every shape.
+
+    Args:
+        adapter: decoded.
+        model: a timm `VisionTransformer`.
+        fold: "auto", "always" or "never".
+
+    Raises:
+        UnsupportedAdapterError: `missing-site`, `site-shape`, `not-foldable`, `missing-tensor`, `unmapped-tensor`,
+            `bad-parameter`, `duplicate-name` or `unsupported-model`, naming the site.
+        UnsupportedVersionError: `unknown-method`.
+        CallError: `bad-call`, another value of `fold`.
+    """
+    if fold not in FOLDS:
+        raise CallError(f"fold is {fold!r}", Reason.BAD_CALL, hint=f"expected one of {', '.join(FOLDS)}")
+    known: dict[object, Checked] = {}
+    steps = [_step(branch, _checked(branch, known), model, fold) for branch in adapter.branches]
+    _require_foldable(steps, fold)
+    _require_single_replacements(steps)
+    return sorted(steps, key=lambda step: step.order)
+
+
+def check_head(adapter: Adapter, features: int) -> None:
+    """Refuse a head of another width than the backbone's, and labels that are not one per class.
+
+    Raises:
+        UnsupportedAdapterError: `site-shape`, `bad-labels`.
+    """
+    head = adapter.head
+    if head is None:
+        return
+    weight, expected = head.weight.shape, f"[classes, {features}]"
+    if len(weight) != 2 or weight[1] != features or weight[0] < 1:
+        raise _misfit("head", f"weight has shape {list(weight)}, expected {expected}")
+    if head.bias is not None and head.bias.shape != (weight[0],):
+        raise _misfit("head", f"bias has shape {list(head.bias.shape)}, expected [{weight[0]}]")
+    _check_labels(adapter, head)
+
+
+def _check_labels(adapter: Adapter, head: Head) -> None:
+    if adapter.labels is not None and len(adapter.labels) != head.classes:
+        text = f"there are {len(adapter.labels)} labels for {head.classes} classes"
+        raise UnsupportedAdapterError(text, Reason.BAD_LABELS, "head", "give one label for each class, in order")
+
+
+def _checked(branch: Branch, known: dict[object, Checked]) -> Checked:
+    """The branch's method and the shapes it needs; branches that differ in their site alone are checked once."""
+    shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
+    key = (branch.method, *shapes.items(), *branch.params.items())
+    if key not in known:
+        known[key] = _needs(branch, shapes)
+    return known[key]
+
+
+def _needs(branch: Branch, shapes: Mapping[str, Shape]) -> Checked:
+    if branch.method not in METHODS:
+        text = f"method {branch.method!r} is unknown"
+        raise UnsupportedVersionError(text, Reason.UNKNOWN_METHOD, str(branch.site), "update adapterpack")
+    method = METHODS[branch.method]
+    _check_roles(branch, method)
+    try:
+        return method, method.features(shapes, branch.params)
+    except ValueError as error:
+        raise _misfit(str(branch.site), str(error)) from error
+
+
+def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Step:
+    method, needed = checked
+    if method.tap(branch.params) == "residual":
+        beside = residual(model, branch.site)
+        if needed["residual"] != (beside.width,):
+            raise _misfit(str(branch.site), f"it writes {needed['residual'][0]} features, the model has {beside.width}")
+        return Step(branch, method, "residual", beside)
+    place = resolve(model, branch.site)
+    _check_shapes(place, needed, method)
+    return Step(branch, method, _how(place, needed, method, fold), place)
+
+
+def _how(place: Place, needed: Mapping[str, Shape], method: Method, fold: Fold) -> How:
+    present = all(place.has(role) for role in needed)
+    if fold != "never" and method.foldable and present:
+        return "fold"
+    hookable = not method.replaces and (isinstance(place.module, nn.Linear) or not method.foldable)
+    return "hook" if hookable else "swap"
+
+
+def _check_roles(branch: Branch, method: Method) -> None:
+    roles, given, site = method.roles, branch.tensors.keys(), str(branch.site)
+    for role in roles.required:
+        if role not in given:
+            raise UnsupportedAdapterError(f"{method.name} at {site} has no {role}", Reason.MISSING_TENSOR, site)
+    if not given:
+        raise UnsupportedAdapterError(f"{method.name} at {site} has no tensors", Reason.MISSING_TENSOR, site)
+    for role in given:
+        if role not in roles.order:
+            text, hint = f"{method.name} at {site} has no use for {role}", f"expected {', '.join(roles.order)}"
+            raise UnsupportedAdapterError(text, Reason.UNMAPPED_TENSOR, site, hint)
+    if branch.params.keys() != method.settings.keys():
+        wrong = sorted(branch.params.keys() ^ method.settings.keys())[0]
+        text = f"{method.name} at {site}: setting {wrong} is {'unknown' if wrong in branch.params else 'missing'}"
+        raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, site)
+
+
+def _check_shapes(place: Place, needed: Mapping[str, Shape], method: Method) -> None:
+    for role, shape in needed.items():
+        found = place.shape(role)
+        if found is None or (method.replaces and not place.has(role)):
+            text = f"the model has no {role} at {place.site}"
+            raise UnsupportedAdapterError(text, Reason.MISSING_SITE, str(place.site))
+        if found != tuple(shape):
+            raise _misfit(str(place.site), f"the adapter needs a {role} of {list(shape)}, the model has {list(found)}")
+
+
+def _require_foldable(steps: Sequence[Step], fold: Fold) -> None:
+    stuck = [step for step in steps if step.how != "fold"]
+    if fold == "always" and stuck:
+        first = f"{stuck[0].method.name} at {stuck[0].branch.site}"
+        more = f" and {len(stuck) - 1} more branches" if len(stuck) > 1 else ""
+        raise UnsupportedAdapterError(
+            f"{first}{more} cannot be folded", Reason.NOT_FOLDABLE, str(stuck[0].branch.site), 'use fold="auto"'
+        )
+
+
+def _require_single_replacements(steps: Sequence[Step]) -> None:
+    seen: set[tuple[int, str, object]] = set()
+    for step in steps:
+        if step.method.replaces:
+            for role in step.branch.tensors:
+                key = (id(step.place.module), step.place.name(role), step.place.rows)
+                if key in seen:
+                    text = f"{role} at {step.branch.site} is replaced twice"
+                    raise UnsupportedAdapterError(text, Reason.DUPLICATE_NAME, str(step.branch.site))
+                seen.add(key)
+
+
+def _misfit(site: str, text: str) -> UnsupportedAdapterError:
+    return UnsupportedAdapterError(f"{site}: {text}", Reason.SITE_SHAPE, site, "was it trained on another backbone?")

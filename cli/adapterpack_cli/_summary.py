@@ -1,0 +1,89 @@
+"""The table and picture of a file's sizes, shared by `pack`, `inspect`, `bundle` and `split`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from adapterpack.errors import printable
+from adapterpack.packing.requantize import Cost
+from adapterpack_cli import _output
+
+COLUMNS = ("task", "method", "bits", "classes", "bytes", "adapter", "head", "bits/weight", "float32", "smaller")
+RIGHT = tuple(range(2, len(COLUMNS)))
+Json = Mapping[str, Any]
+
+
+def show_files(out: Console, files: Sequence[Json]) -> None:
+    """One table a file: bytes per task, and what they are spent on."""
+    for number, file in enumerate(files):
+        if number:
+            out.print()
+        _show_file(out, file)
+
+
+def _show_file(out: Console, file: Json) -> None:
+    backbone = file["backbone"]
+    out.print(f"[bold]{_plain(file['path'])}[/]  {file['file_bytes']:,} bytes  format {file['format_version']}")
+    finger = (backbone["fingerprint"] or "no fingerprint")[:19]
+    out.print(f"backbone {_plain(backbone['name'] or 'unnamed')} ({finger})  digest {file['digest'][:19]}")
+    out.print(_output.table(COLUMNS, [_row(task) for task in file["tasks"]], RIGHT))
+    parts = {name: 0 for name in ("adapter", "head", "metadata")}
+    for task in file["tasks"]:
+        for name, count in task["bytes_by_part"].items():
+            parts[name] += count
+    parts["container"] = file["container_bytes"]
+    out.print(_output.bar(parts))
+    out.print(_output.legend(parts))
+
+
+def _row(task: Json) -> list[str]:
+    rate, settings = task["bits_per_weight"], task["settings"]
+    method = " ".join(
+        [task["method"], *(f"{name}={settings[name]:g}" for name in ("dim", "scale") if name in settings)]
+    )
+    return [
+        task["name"],
+        method,
+        "–" if task["bits"] is None else str(task["bits"]),
+        "–" if task["classes"] is None else str(task["classes"]),
+        f"{task['bytes']:,}",
+        f"{task['bytes_by_part']['adapter']:,}",
+        f"{task['bytes_by_part']['head']:,}",
+        "–" if rate is None else f"{rate:.3f}",
+        _output.size(task["dense_bytes"]),
+        f"{task['dense_bytes'] / task['bytes']:.1f}×" if task["bytes"] else "–",
+    ]
+
+
+def show_costs(out: Console, costs: Sequence[Cost]) -> None:
+    """What quantizing cost: relative error a matrix, median and worst."""
+    if not costs:
+        return
+    worst = max(costs, key=lambda cost: cost.relative_error)
+    middle = median(cost.relative_error for cost in costs)
+    place = f"({_plain(worst.tensor)})"
+    out.print(
+        f"quantized {len(costs)} matrices: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}"
+    )
+
+
+def costs_json(costs: Sequence[Cost]) -> Json | None:
+    """The same for `--json`."""
+    if not costs:
+        return None
+    worst = max(costs, key=lambda cost: cost.relative_error)
+    return {
+        "median": median(cost.relative_error for cost in costs),
+        "worst": worst.relative_error,
+        "worst_tensor": worst.tensor,
+        "tensors": {cost.tensor: cost.relative_error for cost in costs},
+    }
+
+
+def _plain(text: str) -> str:
+    """Escaped for a terminal and for rich's markup."""
+    return printable(text).replace("[", "\\[")

@@ -1,0 +1,28 @@
+"""`adapterpack unpack`: the way back out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adapterpack import api
+from adapterpack.converters import CONVERTERS
+from adapterpack_cli import _output
+
+
+@click.command()
+@click.argument("file")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--to", required=True, type=click.Choice(list(CONVERTERS)), help="The form to write.")
+@click.option("--task", help="Which task, where FILE has several.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def unpack(file: str, out: Path, to: str, task: str | None, force: bool, as_json: bool) -> None:
+    """Write one task of FILE in another program's form."""
+    with _output.busy(f"unpacking {file}"):
+        api.unpack(file, out, to=to, task=task, force=force)
+    if as_json:
+        _output.print_json({"path": str(out), "form": to, "bytes": out.stat().st_size if out.is_file() else None})
+    else:
+        click.echo(f"wrote {out}")
