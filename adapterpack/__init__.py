@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
-from adapterpack.api import Summary, bundle, open, pack, split, unpack
+from adapterpack.api import Summary, bundle, open, split
 from adapterpack.container.limits import Limits
 from adapterpack.errors import (
     AdapterPackError,
@@ -30,7 +30,9 @@ from adapterpack.packing.bundle import Bundle
 from adapterpack.tensors import Dense, Quantized, Sparse
 
 if TYPE_CHECKING:
-    from adapterpack.runtime.load import Loaded, load
+    from adapterpack.exchange import pack, unpack
+    from adapterpack.runtime.deploy import load
+    from adapterpack.runtime.load import Loaded
 
 __version__ = "0.1.0"
 
@@ -64,8 +66,13 @@ __all__ = [
     "unpack",
 ]
 
-# Resolved on first use, because torch takes a second to import and most commands do not need it.
-_LATE = {"Loaded": "adapterpack.runtime.load", "load": "adapterpack.runtime.load"}
+# Resolved on first use: torch takes a second to import, converters some hundredths, and most commands need neither.
+_LATE = {
+    "Loaded": "adapterpack.runtime.load",
+    "load": "adapterpack.runtime.deploy",
+    "pack": "adapterpack.exchange",
+    "unpack": "adapterpack.exchange",
+}
 
 
 def __getattr__(name: str) -> Any:

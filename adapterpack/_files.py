@@ -194,7 +194,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> N
 
 def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
     if force:
-        os.replace(temporary, target)
+        temporary.replace(target)
         return
     try:
         os.link(temporary, target)  # unlike rename, refuses a file that appeared meanwhile
@@ -202,7 +202,7 @@ def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
         raise CallError(f"{target} exists already", Reason.FILE_EXISTS, hint="use --force to replace it") from error
     except OSError:  # a file system without hard links
         refuse_existing(target, force=False)
-        os.replace(temporary, target)
+        temporary.replace(target)
 
 
 def _umask() -> int:

@@ -1,31 +1,23 @@
-"""The public verbs that need no model in memory: open, pack, unpack, bundle, split.
-
-Compositions of the layers below; nothing is decided here.
-"""
+"""The public verbs that need neither a model nor a converter: open, bundle, split. Nothing is decided here."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from adapterpack import _files
-from adapterpack.adapter import Adapter, Backbone
 from adapterpack.container.limits import Limits
-from adapterpack.converters import CONVERTERS, recognise
-from adapterpack.converters._base import Hints, Imported
-from adapterpack.errors import CallError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
-from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import common_backbone, join
-from adapterpack.packing.options import Options
-from adapterpack.packing.requantize import Report, requantize
 from adapterpack.packing.sizes import describe_file
 
-SUFFIXES = (".apk", ".adapterpack")
-PathLike = str | os.PathLike[str]
+if TYPE_CHECKING:
+    from adapterpack.packing.requantize import Report
+
+PathLike = Union[str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,70 +56,6 @@ def open(source: _files.SourceLike, *, limits: Limits | None = None) -> Bundle:
     return open_bundle(source, limits)
 
 
-def pack(
-    source: PathLike | Adapter,
-    out: PathLike,
-    *,
-    profile: str = "small",
-    task: str | None = None,
-    backbone: PathLike | None = None,
-    bits: int | None = None,
-    group: int = 0,
-    head_bits: int | None = None,
-    labels: Sequence[str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> Summary:
-    """Make one `.apk` of a supported adapter.
-
-    Args:
-        source: a file or folder that a converter recognises, or an `Adapter` in memory.
-        out: the file to write; whole or not at all.
-        profile: "small" (default) or "fast".
-        task: the task's name.
-        backbone: timm name or `.safetensors` file of the frozen model; gives name, fingerprint, and what was frozen.
-        bits, group, head_bits: post-training quantization, see `packing.options.Options`.
-        labels: class names in the head's row order.
-        metadata: free values to keep with the task.
-        settings: what the source does not say itself (`{"reorder": False}`).
-        force: replace an existing file.
-
-    Raises:
-        AdapterPackError: the source cannot be read, expressed or written; nothing is left behind.
-    """
-    options = Options(profile, bits, head_bits, group)
-    _files.refuse_existing(Path(out), force=force)
-    hints = _hints(task, backbone, labels, settings)
-    imported = _import(source, hints)
-    adapter, costs = requantize(_described(imported.adapter, hints, metadata), options)
-    data = join([encode_task(adapter, profile)], adapter.backbone)
-    written = open_bundle(data)
-    if not written.read().same_as(adapter):
-        raise RuntimeError("the packed file does not read back as the adapter; please report this")
-    _files.write_atomic(out, data, force=force)
-    return Summary(str(out), {**describe_file(written), "path": str(out)}, imported.notes, costs)
-
-
-def unpack(source: _files.SourceLike, out: PathLike, *, to: str, task: str | None = None, force: bool = False) -> None:
-    """Write one task in an outside form.
-
-    Args:
-        source: the `.apk`.
-        out: the file to write (`petl-vit` writes a `.bin` and a `.yaml` beside it).
-        to: a converter's name: "petl-vit", "safetensors", "checkpoint", ….
-        task: which task, where the file has several.
-        force: replace existing files.
-
-    Raises:
-        CallError: no such form.
-        UnsupportedAdapterError: `not-expressible`: the form cannot hold this adapter.
-    """
-    if to not in CONVERTERS:
-        raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=f"choose one of {', '.join(CONVERTERS)}")
-    CONVERTERS[to].write(open_bundle(source).read(task), Path(out), force=force)
-
-
 def bundle(sources: Sequence[_files.SourceLike], out: PathLike, *, force: bool = False) -> Summary:
     """Put the tasks of several files into one; payloads move unread, digests stay.
 
@@ -160,36 +88,4 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
         _files.write_atomic(path, data, force=force)
     return tuple(
         Summary(str(path), {**describe_file(open_bundle(data)), "path": str(path)}) for path, data in files.items()
-    )
-
-
-def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
-    if isinstance(source, Adapter):
-        return Imported(source)
-    path = Path(source)
-    return recognise(path).read(path, hints)
-
-
-def _hints(
-    task: str | None, backbone: PathLike | None, labels: Sequence[str] | None, settings: Mapping[str, Any] | None
-) -> Hints:
-    names = None if labels is None else tuple(labels)
-    plain = Hints(task=task, labels=names, settings=dict(settings or {}))
-    if backbone is None:
-        return plain
-    from adapterpack.runtime.facts import backbone_facts  # needs torch, which opening and inspecting must not
-
-    facts = backbone_facts(backbone)
-    return replace(plain, backbone_name=facts.name, fingerprint=facts.fingerprint, backbone=facts.tensors, data=None)
-
-
-def _described(adapter: Adapter, hints: Hints, metadata: Mapping[str, Any] | None) -> Adapter:
-    """What the caller said wins over what the source said."""
-    backbone = Backbone(hints.backbone_name or adapter.backbone.name, hints.fingerprint or adapter.backbone.fingerprint)
-    return replace(
-        adapter,
-        name=hints.task or adapter.name,
-        labels=hints.labels if hints.labels is not None else adapter.labels,
-        backbone=backbone,
-        metadata={**adapter.metadata, **(metadata or {})},
     )

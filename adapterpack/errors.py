@@ -89,6 +89,20 @@ class Reason(str, Enum):
     OUT_OF_MEMORY = "out-of-memory"
 
 
+_STEERING = frozenset(
+    [chr(c) for c in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000))]
+    + list("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+
+
+def steering(text: str) -> str:
+    """The first character that no text of a file may hold, or "": controls, surrogates, line and bidi controls.
+
+    A fixed list, because Python's own idea of what is printable changes with its version of Unicode.
+    """
+    return "" if text.isascii() and text.isprintable() else next((c for c in text if c in _STEERING), "")
+
+
 def printable(text: object) -> str:
     """Escape everything in `text` that could steer a terminal; names from a file go through this."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))

@@ -7,8 +7,8 @@ Arrays are read-only by convention; nothing in the package writes to an array it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Union
 
 import numpy as np
@@ -21,15 +21,18 @@ from adapterpack.errors import CallError, Reason
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Shape = tuple[int, ...]
+Content = tuple[NDArray[Any], ...]  # contiguous arrays whose bytes, one after another, are the content
 
 DENSE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),
 }
+_SINGLE, _HALF = np.dtype("<f4"), np.dtype("<f2")
 SCALE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
+@lru_cache(maxsize=4096)
 def numel(shape: Shape) -> int:
     """Number of elements, in Python integers (numbers from a file never meet np.prod)."""
     return math.prod(shape)
@@ -75,9 +78,9 @@ class Dense:
             return widen_bfloat16(self.data)
         return np.asarray(self.data, np.float32)
 
-    def content(self) -> Iterator[memoryview]:
-        """The bytes that the digest covers: row-major, little-endian."""
-        yield _bytes_of(self.data, DENSE_DTYPES[self.dtype])
+    def content(self) -> Content:
+        """What the digest covers: the numbers, row-major, little-endian."""
+        return (np.ascontiguousarray(self.data, DENSE_DTYPES[self.dtype]),)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +126,11 @@ class Quantized:
         """The weights, float32 [shape]."""
         return inflate([self])[0]
 
-    def content(self) -> Iterator[memoryview]:
-        """The bytes that the digest covers: packed codes, scales, offsets."""
-        yield _bytes_of(self.packed, np.dtype("u1"))
-        yield _bytes_of(self.scale, self.scale.dtype.newbyteorder("<"))
-        if self.offset is not None:
-            yield _bytes_of(self.offset, self.offset.dtype.newbyteorder("<"))
+    def content(self) -> Content:
+        """What the digest covers: packed codes, scales, offsets, little-endian."""
+        dtype = _HALF if self.scale.dtype.itemsize == 2 else _SINGLE
+        parts = (np.ascontiguousarray(self.packed), np.ascontiguousarray(self.scale, dtype))
+        return parts if self.offset is None else (*parts, np.ascontiguousarray(self.offset, dtype))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,18 +160,13 @@ class Sparse:
         out[self.positions] = self.values.dense()
         return out.reshape(self.shape)
 
-    def content(self) -> Iterator[memoryview]:
-        """The bytes that the digest covers: count and positions as little-endian 64-bit integers, then the values."""
-        yield _bytes_of(np.array([self.entries]), np.dtype("<i8"))
-        yield _bytes_of(self.positions, np.dtype("<i8"))
-        yield from self.values.content()
+    def content(self) -> Content:
+        """What the digest covers: count and positions as little-endian 64-bit integers, then the values."""
+        count = np.array([self.entries], "<i8")
+        return (count, np.ascontiguousarray(self.positions, "<i8"), *self.values.content())
 
 
 Tensor = Union[Dense, Quantized, Sparse]
-
-
-def _bytes_of(values: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
-    return np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8).data
 
 
 def groups_of(count: int, group: int) -> int:
@@ -183,7 +180,7 @@ def same_tensor(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have one shape, one form and the same content, to the bit."""
     if type(one) is not type(other) or one.shape != other.shape or one.form() != other.form():
         return False
-    return b"".join(one.content()) == b"".join(other.content())
+    return b"".join(map(bytes, one.content())) == b"".join(map(bytes, other.content()))
 
 
 def inflate(tensors: list[Quantized], factor: float = 1.0) -> list[F32]:

@@ -5,6 +5,7 @@ Each tensor's codes begin on a byte. Source: spec/codecs.md, "signs" and "codebo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.bits import packed_bytes, padding_is_zero
-from adapterpack.codebooks import is_codebook
+from adapterpack.codebooks import is_codebook, levels_of
 from adapterpack.codecs._base import Params, only, parameter
 from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
 from adapterpack.errors import CorruptFileError, Reason
@@ -40,10 +41,10 @@ class Layout:
     offset: bool
 
     def code_bytes(self, shapes: Sequence[Shape]) -> int:
-        return sum(packed_bytes(numel(shape), self.bits) for shape in shapes)
+        return sum(n * packed_bytes(numel(shape), self.bits) for shape, n in Counter(shapes).items())
 
     def group_count(self, shapes: Sequence[Shape]) -> int:
-        return sum(groups_of(numel(shape), self.group) for shape in shapes)
+        return sum(n * groups_of(numel(shape), self.group) for shape, n in Counter(shapes).items())
 
     def payload_bytes(self, shapes: Sequence[Shape]) -> int:
         return self.code_bytes(shapes) + self.group_count(shapes) * self.scale.itemsize * (2 if self.offset else 1)
@@ -86,18 +87,27 @@ def read_scales(reader: Reader, shapes: Sequence[Shape], layout: Layout) -> tupl
     """All scales and all offsets, checked.
 
     Raises:
-        CorruptFileError: `bad-scale` for NaN, infinity or a set sign bit; `not-finite` for an offset.
+        CorruptFileError: `bad-scale` for NaN, infinity or a set sign bit; `not-finite` for an offset or a weight.
     """
     count = layout.group_count(shapes)
     scales = reader.numbers(count, layout.scale)
     if not np.isfinite(scales).all() or np.signbit(scales).any():
         raise CorruptFileError("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
-    if not layout.offset:
-        return scales, None
-    offsets = reader.numbers(count, layout.scale)
-    if not np.isfinite(offsets).all():
+    offsets = reader.numbers(count, layout.scale) if layout.offset else None
+    if offsets is not None and not np.isfinite(offsets).all():
         raise CorruptFileError("an offset is infinite or NaN", Reason.NOT_FINITE)
+    _require_finite_weights(scales, offsets, layout)
     return scales, offsets
+
+
+def _require_finite_weights(scales: NDArray[Any], offsets: NDArray[Any] | None, layout: Layout) -> None:
+    """Refuse groups whose outermost weight, in float32, is infinite (codebooks are symmetric)."""
+    with np.errstate(over="ignore"):
+        outermost = levels_of(layout.levels, layout.bits)[-1] * scales.astype(np.float32)
+        if offsets is not None:
+            outermost = outermost + np.abs(offsets.astype(np.float32))
+    if not np.isfinite(outermost).all():
+        raise CorruptFileError("a scale times the outermost level is infinite", Reason.NOT_FINITE)
 
 
 def assemble(

@@ -1,4 +1,4 @@
-"""Sign bits ⇄ words of a range coder, given the probability of each bit; knows nothing of where the probabilities come from.
+"""Sign bits ⇄ words of a range coder, given the probability of each bit, wherever that comes from.
 
 The coder is that of `constriction` 0.5 (32-bit words, 64-bit state, 24-bit probabilities). A probability k/65536 is
 exact in float32, so the words depend on integers only; spec/codecs.md gives the coder in integers.
@@ -17,6 +17,7 @@ _BIT = constriction.stream.model.Bernoulli(perfect=False)
 
 Chances = NDArray[np.float32]
 Bits = NDArray[np.int32]
+Words = NDArray[np.uint32]
 
 
 class RangeWriter:
@@ -43,13 +44,10 @@ class RangeReader:
         Raises:
             CorruptFileError: `bad-stream` where `stream` is no whole number of words.
         """
-        check_word_length(len(stream))
-        words = np.frombuffer(stream, WORD).astype(np.uint32)
-        self._words = len(words)
-        self._coder = constriction.stream.queue.RangeDecoder(words)
-        # The decoder does not tell how far it has read. Where it has got to follows from bits and probabilities alone,
-        # and the encoder does tell, so the same bits are encoded beside it.
-        self._counter = constriction.stream.queue.RangeEncoder()
+        self._words = words_of(stream)
+        self._coder = constriction.stream.queue.RangeDecoder(self._words)
+        # What was read is encoded again beside it: the decoder tells neither how far it has read nor what it ignores.
+        self._again = constriction.stream.queue.RangeEncoder()
 
     def read(self, chances: Chances) -> Bits:
         """The next n bits, int32 [n], whose probabilities of 1 are `chances` (float32 [n]).
@@ -60,33 +58,31 @@ class RangeReader:
         try:
             bits: Bits = self._coder.decode(_BIT, chances)
         except AssertionError as error:
-            raise impossible_words() from error
-        self._counter.encode(bits, _BIT, chances)
+            raise not_canonical() from error
+        self._again.encode(bits, _BIT, chances)
         return bits
 
     def finish(self) -> None:
-        """Check that the stream ends where the bits do.
+        """Check that the stream is the one that the bits read would give.
 
         Raises:
-            CorruptFileError: `bad-stream`.
+            CorruptFileError: `bad-stream` for words missing, added or changed without effect on the bits.
         """
-        renormalised = self._counter.pos()[0]
-        check_consumed(self._words, 0 if self._counter.is_empty() else renormalised + 2)
+        if not np.array_equal(self._again.get_compressed(), self._words):
+            raise not_canonical()
 
 
-def check_word_length(length: int) -> None:
-    """Raise `bad-stream` unless `length` bytes are whole words."""
-    if length % WORD.itemsize:
-        raise CorruptFileError(f"a sign stream of {length} bytes is no whole number of 4-byte words", Reason.BAD_STREAM)
+def words_of(stream: bytes | memoryview) -> Words:
+    """The words of a stream, in the machine's byte order.
+
+    Raises:
+        CorruptFileError: `bad-stream` where it is no whole number of words.
+    """
+    if len(stream) % WORD.itemsize:
+        raise CorruptFileError(f"a sign stream of {len(stream)} bytes is no whole number of words", Reason.BAD_STREAM)
+    return np.frombuffer(stream, WORD).astype(np.uint32)
 
 
-def check_consumed(words: int, consumed: int) -> None:
-    """Raise `bad-stream` unless a decoder that consumed so many words was given as many, or one fewer."""
-    if consumed - words not in (0, 1):
-        expected = f"{consumed - 1} or {consumed}" if consumed else "0"
-        raise CorruptFileError(f"the sign stream has {words} words, expected {expected}", Reason.BAD_STREAM)
-
-
-def impossible_words() -> CorruptFileError:
+def not_canonical() -> CorruptFileError:
     """The error for words that no encoder writes."""
-    return CorruptFileError("the sign stream holds words that no encoder writes", Reason.BAD_STREAM)
+    return CorruptFileError("the words of a sign stream are not those that its signs give", Reason.BAD_STREAM)

@@ -1,30 +1,27 @@
 """The predictive sign model compiled by Numba: the same bytes as `_sign_model`, several times faster.
 
-Optional. Importing it imports Numba and compiles, or loads from Numba's cache, two kernels, which takes longer than a
-few files take without it; `_sign_model` decides. Arrays hold integers, in float64 where a loop over them must be
+Optional. Importing it imports Numba, and its first use compiles for seconds or loads from Numba's cache, which takes
+longer than a few files take without it; `_sign_model` decides. Arrays hold integers, in float64 where a loop is to be
 vectorised (exact below 2^53), and names follow spec/codecs.md, "predictive-signs".
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.codecs import _sign_tables as tables
-from adapterpack.codecs._range import WORD, check_consumed, check_word_length, impossible_words
+from adapterpack.codecs._range import WORD, not_canonical, words_of
+from adapterpack.codecs._range_compiled import ONE, is_canonical, kernel, read, reading, seal, write, writing
 from adapterpack.codecs._sign_stream import Stream
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
-
-_numba = importlib.import_module("numba")
-# "reassoc": sums are of exact integers, so their order is free
-_kernel: Any = _numba.njit(cache=True, fastmath={"reassoc", "contract"}, boundscheck=False)
 
 _P = tables.probability_of_plus()
 _CLASS = tables.confidence_class()
@@ -38,22 +35,17 @@ COLUMNS = AL + Q + UM
 MU_LIMIT, STEP_LIMIT = tables.MU_LIMIT, tables.STEP_LIMIT
 FIRST_WEIGHT, FIRST_H = tables.FIRST_WEIGHT, tables.FIRST_H
 
-B32, B24 = np.uint64(32), np.uint64(24)
-LOW = np.uint64(0xFFFFFFFF)
-ONE, ZERO = np.uint64(1), np.uint64(0)
-MOST = np.uint64(16777214)
 ODD, PAIRS = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333)
 NIBBLES, BYTES = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
-RANGE, LOWER, WORDS, BAD = 0, 1, 2, 3  # of the coder's state; LOWER is point − lower when decoding
 
 
 def encode(stream: Stream, visited: U8) -> bytes:
     """Bits [U, M, C] in visiting order to a stream; both are checked already."""
     words = np.zeros(visited.size // 2 + 4, np.uint32)  # a sign costs at most 16 bits
-    state = np.array([2**64 - 1, 0, 0, 0], np.uint64)
+    state = writing()
     _walk(visited, _bounds(stream), *_parameters(stream), words, state, True)
-    count = _seal(words, state)
-    return words[:count].astype(WORD, copy=False).tobytes()
+    count = seal(words, state)
+    return bytes(words[:count].astype(WORD, copy=False).tobytes())
 
 
 def decode(stream: Stream, data: bytes | memoryview) -> U8:
@@ -62,15 +54,12 @@ def decode(stream: Stream, data: bytes | memoryview) -> U8:
     Raises:
         CorruptFileError: `bad-stream`.
     """
-    check_word_length(len(data))
-    words = np.frombuffer(data, WORD).astype(np.uint32)
+    words = words_of(data)
     visited = np.zeros((stream.units, stream.matrices, stream.channels), np.uint8)
-    first = [int(word) for word in words[:2]] + [0, 0]
-    state = np.array([2**64 - 1, (first[0] << 32) + first[1], 2, 0], np.uint64)
+    state = reading(words)
     _walk(visited, _bounds(stream), *_parameters(stream), words, state, False)
-    if state[BAD]:
-        raise impossible_words()
-    check_consumed(len(words), int(state[WORDS]))
+    if not is_canonical(words, state):
+        raise not_canonical()
     return visited
 
 
@@ -82,12 +71,12 @@ def _parameters(stream: Stream) -> tuple[int, bool, int, int]:
     return stream.lam, stream.pooled, stream.kinds, stream.padding
 
 
-@_kernel
+@kernel
 def _walk(
-    visited: U8, bounds: I64, lam: int, pooled: bool, kinds: int, padding: int, words: Any, state: U64, encoding: bool
+    visited: U8, bounds: I64, lam: int, pooled: bool, kinds: int, padding: int, words: U32, state: U64, encoding: bool
 ) -> None:
     """All symbols in stream order; `visited` is read when encoding and filled in when decoding."""
-    units, matrices, channels = visited.shape
+    units, matrices, _ = visited.shape
     gram = np.zeros((matrices, units, units))
     misses = np.zeros((matrices, units), np.int64)
     weights = np.full((kinds, COLUMNS), FIRST_WEIGHT)
@@ -106,7 +95,7 @@ def _walk(
         _add_to_gram(visited[:, :, start:stop], gram)
 
 
-@_kernel
+@kernel
 def _add_to_gram(bits: U8, gram: F64) -> None:
     """Agreements minus disagreements of any two units, counted in 64 channels at a time."""
     units, matrices, width = bits.shape
@@ -125,15 +114,15 @@ def _add_to_gram(bits: U8, gram: F64) -> None:
                 gram[m, i, j] += width - 2 * disagreements
 
 
-@_kernel
-def _count_ones(word: Any) -> int:
+@kernel
+def _count_ones(word: Any) -> Any:
     word = word - ((word >> ONE) & ODD)
     word = (word & PAIRS) + ((word >> np.uint64(2)) & PAIRS)
     word = (word + (word >> np.uint64(4))) & NIBBLES
     return np.int64((word * BYTES) >> np.uint64(56))
 
 
-@_kernel
+@kernel
 def _unreliability(misses: I64, n: int, um: I64) -> None:
     for m in range(misses.shape[0]):
         for u in range(misses.shape[1]):
@@ -142,7 +131,7 @@ def _unreliability(misses: I64, n: int, um: I64) -> None:
                 um[m, u] += 50 * (2 * misses[m, u] + 1) >= t * (n + 2)
 
 
-@_kernel
+@kernel
 def _factor_all(gram: F64, n: int, lam: int, pooled: bool, lower: F64, r: F64) -> None:
     matrices, units, _ = gram.shape
     w = 0
@@ -159,7 +148,7 @@ def _factor_all(gram: F64, n: int, lam: int, pooled: bool, lower: F64, r: F64) -
         _factor(rest, lower[m], r[m], 512.0 * total)
 
 
-@_kernel
+@kernel
 def _factor(rest: F64, lower: F64, r: F64, total: float) -> None:
     """LDL of one matrix; `rest`[j, i] for i ≥ j is A(i, j) and is used up."""
     units = len(r)
@@ -179,10 +168,10 @@ def _factor(rest: F64, lower: F64, r: F64, total: float) -> None:
                 sums[i, k] += v * known[k]
 
 
-@_kernel
+@kernel
 def _code_block(
     bits: U8, start: int, kinds: int, padding: int, lower: F64, r: F64, um: I64,
-    weights: Any, h: Any, misses: I64, words: Any, state: U64, encoding: bool,
+    weights: I64, h: I64, misses: I64, words: U32, state: U64, encoding: bool,
 ) -> None:  # fmt: skip
     units, matrices, width = bits.shape
     e = np.zeros((matrices, units, width))
@@ -205,9 +194,9 @@ def _code_block(
                     _predict(lower[m, u], r[m, u], e[m], u, mu, x)
                 _chances(x, q[m], of_cell[kind], float(weights[kind, AL + Q + um[m, u]]), cell, p)
             if encoding:
-                _write(bits[u, m], p, words, state)
+                write(bits[u, m], p, words, state)
             else:
-                _read(bits[u, m], p, words, state)
+                read(bits[u, m], p, words, state)
             if start:
                 misses[m, u] += _notice(bits[u, m], x, mu, q[m], e[m, u])
                 _sum(bits[u, m], x, p, cell, um[m, u], cells_g[kind], cells_h[kind], sums_g[kind], sums_h[kind])
@@ -216,7 +205,7 @@ def _code_block(
             _tabulate(weights, of_cell)
 
 
-@_kernel
+@kernel
 def _predict(row: F64, r: float, e: F64, u: int, mu: F64, x: F64) -> None:
     width = len(mu)
     mu[:] = 0.0
@@ -232,7 +221,7 @@ def _predict(row: F64, r: float, e: F64, u: int, mu: F64, x: F64) -> None:
         x[c] = min(max(np.floor(mu[c] * r * (1.0 / 4096.0)), -_X), _X)
 
 
-@_kernel
+@kernel
 def _chances(x: F64, q: I64, of_cell: F64, of_um: float, cell: I64, p: I64) -> None:
     for c in range(len(x)):
         cell[c] = AL_TABLE[np.int64(x[c]) + _X] + q[c]
@@ -240,19 +229,19 @@ def _chances(x: F64, q: I64, of_cell: F64, of_um: float, cell: I64, p: I64) -> N
         p[c] = P_TABLE[np.int64(y) + _Y]
 
 
-@_kernel
-def _notice(bits: U8, x: F64, mu: F64, q: I64, e: F64) -> int:
+@kernel
+def _notice(bits: U8, x: F64, mu: F64, q: I64, e: F64) -> Any:
     missed = 0
     for c in range(len(x)):
         sign = 8192.0 * bits[c] - 4096.0
         e[c] = sign - mu[c]
-        miss = np.int64(sign * x[c] < 0)
+        miss = 1 if sign * x[c] < 0 else 0
         q[c] = min(q[c] + miss, Q - 1)
         missed += miss
     return missed
 
 
-@_kernel
+@kernel
 def _sum(bits: U8, x: F64, p: I64, cell: I64, um: int, cells_g: I64, cells_h: I64, sums_g: I64, sums_h: I64) -> None:
     all_g = 0
     all_h = 0
@@ -268,15 +257,15 @@ def _sum(bits: U8, x: F64, p: I64, cell: I64, um: int, cells_g: I64, cells_h: I6
     sums_h[AL + Q + um] += all_h
 
 
-@_kernel
+@kernel
 def _tabulate(weights: I64, of_cell: F64) -> None:
     for kind in range(len(weights)):
         for k in range(AL * Q):
             of_cell[kind, k] = weights[kind, k // Q] + weights[kind, AL + k % Q]
 
 
-@_kernel
-def _update(weights: Any, h: Any, cells_g: I64, cells_h: I64, sums_g: I64, sums_h: I64) -> None:
+@kernel
+def _update(weights: I64, h: I64, cells_g: I64, cells_h: I64, sums_g: I64, sums_h: I64) -> None:
     """One damped Newton step for all kinds; the sums are set to zero."""
     for kind in range(len(weights)):
         for k in range(AL * Q):
@@ -292,60 +281,3 @@ def _update(weights: Any, h: Any, cells_g: I64, cells_h: I64, sums_g: I64, sums_
     cells_h[:] = 0
     sums_g[:] = 0
     sums_h[:] = 0
-
-
-@_kernel
-def _read(bits: U8, p: I64, words: Any, state: U64) -> None:
-    width, diff, position, bad = state[RANGE], state[LOWER], np.int64(state[WORDS]), state[BAD]
-    for c in range(len(p)):
-        scale = width >> B24
-        part = scale * ((np.uint64(65536 - p[c]) * MOST >> np.uint64(16)) + ONE)
-        whole = scale << B24
-        bad |= np.uint64(diff >= whole)
-        plus = diff >= part
-        bits[c] = plus
-        diff = diff - part if plus else diff
-        width = whole - part if plus else part
-        if width <= LOW:
-            word = np.uint64(words[position]) if position < len(words) else ZERO
-            width, diff, position = width << B32, (diff << B32) | word, position + 1
-    state[RANGE], state[LOWER], state[WORDS], state[BAD] = width, diff, np.uint64(position), bad
-
-
-@_kernel
-def _write(bits: U8, p: I64, words: Any, state: U64) -> None:
-    width, lower, position = state[RANGE], state[LOWER], np.int64(state[WORDS])
-    for c in range(len(p)):
-        scale = width >> B24
-        part = scale * ((np.uint64(65536 - p[c]) * MOST >> np.uint64(16)) + ONE)
-        if bits[c]:
-            lower += part
-            if lower < part:
-                _carry(words, position)
-            width = (scale << B24) - part
-        else:
-            width = part
-        if width <= LOW:
-            words[position] = lower >> B32
-            width, lower, position = width << B32, lower << B32, position + 1
-    state[RANGE], state[LOWER], state[WORDS] = width, lower, np.uint64(position)
-
-
-@_kernel
-def _carry(words: Any, position: int) -> None:
-    """Add one to the words written so far, as one long number."""
-    position -= 1
-    while words[position] == LOW:
-        words[position] = 0
-        position -= 1
-    words[position] += np.uint32(1)
-
-
-@_kernel
-def _seal(words: Any, state: U64) -> int:
-    width, lower, position = state[RANGE], state[LOWER], np.int64(state[WORDS])
-    point = lower + LOW
-    if point < lower:
-        _carry(words, position)
-    words[position] = point >> B32
-    return position + 1 + np.int64((lower + width) >> B32 == point >> B32)

@@ -1,12 +1,14 @@
 """Signs of several matrices ⇄ one range-coded stream of well under a bit each.
 
-Encoder and decoder walk through the same model (`_sign_block`) and differ only in where a unit's bits come from. Which
-weights belong to which matrix, and when coding is worth it, is `_sign_layout`'s business.
+Encoder and decoder walk through the same model (`_sign_block`) and differ only in where a unit's bits come from; with
+Numba, `_sign_compiled` does the same walk to the same bytes. Which matrices share a stream, `_sign_layout` says.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,40 @@ from adapterpack.codecs._range import RangeReader, RangeWriter
 from adapterpack.codecs._sign_block import Block, Learned
 from adapterpack.codecs._sign_stream import Stream, from_visited, to_visited
 from adapterpack.codecs._sign_tables import block_bounds
+from adapterpack.errors import CallError, Reason
 
 U8 = NDArray[np.uint8]
+Implementation = Literal["numpy", "numba"]
+# Loading Numba and its cached kernels takes as long as NumPy takes longer for so many signs (0.24 s and 62 ns a sign).
+WORTH_LOADING = 4_000_000
 # (bits [matrices, channels] to read or to fill in, their probabilities of 1)
 CodeBits = Callable[[U8, NDArray[np.float32]], None]
 
 
-def encode_signs(signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int = 0) -> bytes:
+def implementation(signs: int, wanted: str = "auto") -> Implementation:
+    """Which of the two implementations to use; they give the same bytes.
+
+    Args:
+        signs: how many the caller will code in this process.
+        wanted: "auto" takes Numba where it is installed and loading it pays, "numpy" and "numba" decide.
+
+    Raises:
+        CallError: `missing-extra` for "numba" where it is not installed, `bad-call` for anything else.
+    """
+    if wanted not in ("auto", "numpy", "numba"):
+        raise CallError(f"implementation is {wanted!r}", Reason.BAD_CALL, hint="expected auto, numpy or numba")
+    if wanted == "numpy" or (wanted == "auto" and signs < WORTH_LOADING):
+        return "numpy"
+    if importlib.util.find_spec("numba") is not None:
+        return "numba"
+    if wanted == "numba":
+        raise CallError("numba is not installed", Reason.MISSING_EXTRA, hint="pip install numba")
+    return "numpy"
+
+
+def encode_signs(
+    signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int = 0, using: Implementation = "numpy"
+) -> bytes:
     """Signs to a stream.
 
     Args:
@@ -30,6 +59,7 @@ def encode_signs(signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int 
         pooled: whether matrices 2k and 2k + 1 learn from each other.
         kinds: sets of adaptive weights.
         padding: units of the last matrix that are not coded.
+        using: see `implementation`.
 
     Returns:
         Little-endian 32-bit words.
@@ -38,8 +68,13 @@ def encode_signs(signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int 
         CorruptFileError: `limit-exceeded` or `bad-parameter`.
         CallError: `bad-call` for values other than 0 and 1, or padding that is not 0.
     """
-    stream = Stream(*signs.shape, lam, pooled, kinds, padding)
+    matrices, channels, units = signs.shape
+    stream = Stream(matrices, channels, units, lam, pooled, kinds, padding)
     visited = to_visited(stream, signs)
+    if using == "numba":
+        from adapterpack.codecs import _sign_compiled
+
+        return _sign_compiled.encode(stream, visited)
     writer = RangeWriter()
 
     def write(bits: U8, chances: NDArray[np.float32]) -> None:
@@ -50,8 +85,9 @@ def encode_signs(signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int 
 
 
 def decode_signs(
-    stream: bytes | memoryview, M: int, C: int, U: int, *, lam: int, pooled: bool, kinds: int, padding: int = 0
-) -> U8:
+    stream: bytes | memoryview, M: int, C: int, U: int, *,
+    lam: int, pooled: bool, kinds: int, padding: int = 0, using: Implementation = "numpy",
+) -> U8:  # fmt: skip
     """The inverse of `encode_signs`.
 
     Args:
@@ -63,6 +99,7 @@ def decode_signs(
         pooled: whether matrices 2k and 2k + 1 learn from each other.
         kinds: sets of adaptive weights.
         padding: units of the last matrix that were not coded.
+        using: see `implementation`.
 
     Returns:
         uint8 [M, C, U].
@@ -72,6 +109,10 @@ def decode_signs(
     """
     expected = Stream(M, C, U, lam, pooled, kinds, padding)
     expected.check()
+    if using == "numba":
+        from adapterpack.codecs import _sign_compiled
+
+        return from_visited(_sign_compiled.decode(expected, stream))
     reader = RangeReader(stream)
     visited = np.zeros((U, M, C), np.uint8)
 

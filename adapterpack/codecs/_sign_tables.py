@@ -58,7 +58,7 @@ def block_bounds(channels: int) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=1)
 def probability_of_plus() -> NDArray[np.int64]:
-    """P(y) in 1/65536 at index y for y ≥ 0, and at index y, counted from the end, for y < 0; int64 [5631]. Read-only."""
+    """P(y) in 1/65536 at index y, negative ones counted from the end; int64 [5631]. Read-only."""
     y = np.arange(Y_LIMIT + 1)
     knots, k, f = np.array(KNOTS, np.int64), y >> 6, y & 63
     positive = (knots[k] * (64 - f) + knots[k + 1] * f + 32) >> 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adapterpack.codecs._sections import Reader, Writer
-from adapterpack.errors import CallError, CorruptFileError, Reason
+from adapterpack.errors import CallError, CorruptFileError, Reason, steering
 
 NAME = "labels"
 MAX_BYTES = 1 << 20
@@ -21,8 +21,8 @@ def encode(labels: Sequence[str]) -> bytes:
         CallError: `bad-labels` for an unprintable name or more than 1 MiB in all.
     """
     for i, label in enumerate(labels):
-        if not label or not label.isprintable():
-            hint = "a class name is one line of printable text"
+        if not label or steering(label):
+            hint = "a class name is one line of text without control characters"
             raise CallError(f"class name {i} is {label!r}", Reason.BAD_LABELS, hint=hint)
     text = "\n".join(labels).encode()
     if len(text) > MAX_BYTES:
@@ -49,6 +49,8 @@ def decode(payload: memoryview, count: int) -> tuple[str, ...]:
         labels = tuple(raw.decode().split("\n"))
     except UnicodeDecodeError as error:
         raise CorruptFileError("class names are not UTF-8", Reason.BAD_LABELS) from error
-    if len(labels) != count or not all(label and label.isprintable() for label in labels):
-        raise CorruptFileError(f"{len(labels)} class names, expected {count} printable ones", Reason.BAD_LABELS)
+    if len(labels) != count or not all(label and not steering(label) for label in labels):
+        raise CorruptFileError(
+            f"{len(labels)} class names, expected {count} without control characters", Reason.BAD_LABELS
+        )
     return labels

@@ -86,7 +86,7 @@ def rice_parameter(gaps: Gaps) -> int:
 
 def _values(params: Params) -> tuple[Codec, Params]:
     inner = params.get("values")
-    if not isinstance(inner, dict) or inner.get("codec") not in VALUE_CODECS:
+    if not isinstance(inner, dict) or str(inner.get("codec")) not in VALUE_CODECS:
         raise CorruptFileError("values name no codec", Reason.BAD_PARAMETER, hint=f"expected {', '.join(VALUE_CODECS)}")
     return VALUE_CODECS[inner["codec"]], {name: value for name, value in inner.items() if name != "codec"}
 
@@ -106,7 +106,7 @@ def _positions(reader: Reader, shapes: Sequence[Shape], counts: list[int]) -> li
     if any(k > MAX_RICE for k in rice):
         raise CorruptFileError(f"Rice parameter {max(rice)}", Reason.BAD_POSITIONS, hint=f"at most {MAX_RICE}")
     low = np.frombuffer(reader.section(sum(packed_bytes(n, k) for n, k in zip(counts, rice))), np.uint8)
-    room = sum(n + (numel(shape) >> k) for n, k, shape in zip(counts, rice, shapes))
+    room = sum(_unary_room(n, k, shape) for n, k, shape in zip(counts, rice, shapes))
     size = reader.number()
     if size > packed_bytes(room, 1):
         raise CorruptFileError(f"{size:,} bytes of unary parts cannot belong to these shapes", Reason.BAD_POSITIONS)
@@ -124,6 +124,13 @@ def _positions(reader: Reader, shapes: Sequence[Shape], counts: list[int]) -> li
         out.append(where)
         at, first = end, first + n
     return out
+
+
+def _unary_room(count: int, rice: int, shape: Shape) -> int:
+    """The most bits that the high parts of `count` gaps can take; with the best parameter below 31 they add up to at
+    most twice the count, or one more bit a gap would have been shorter."""
+    high = numel(shape) >> rice
+    return count + (high if rice == MAX_RICE else min(high, 2 * count)) if count else 0
 
 
 def _unary(high: Gaps) -> bytes:

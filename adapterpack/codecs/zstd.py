@@ -42,7 +42,7 @@ def decompress(frame: bytes, size: int) -> bytes:
         raise CorruptFileError("the section is no zstd frame", Reason.ZSTD_FRAME)
     try:
         head = zstandard.get_frame_parameters(frame)
-        _check_head(head, size)
+        _check_head(head, frame[4], size)
         data = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG).decompress(
             frame, read_across_frames=False, allow_extra_data=False
         )
@@ -55,11 +55,11 @@ def decompress(frame: bytes, size: int) -> bytes:
     return data
 
 
-def _check_head(head: zstandard.FrameParameters, size: int) -> None:
+def _check_head(head: zstandard.FrameParameters, descriptor: int, size: int) -> None:
     if head.content_size != size:
         declared = "no" if head.content_size in (-1, zstandard.CONTENTSIZE_UNKNOWN) else f"{head.content_size:,}"
         raise CorruptFileError(f"a zstd frame declares {declared} bytes, expected {size:,}", Reason.ZSTD_FRAME)
     if head.window_size > 1 << WINDOW_LOG:
         raise CorruptFileError(f"a zstd frame asks for a window of {head.window_size:,} bytes", Reason.ZSTD_FRAME)
-    if head.dict_id or head.has_checksum:
-        raise CorruptFileError("a zstd frame has a dictionary or a checksum", Reason.ZSTD_FRAME)
+    if descriptor & 0x1F:
+        raise CorruptFileError("a zstd frame has a dictionary, a checksum or reserved bits", Reason.ZSTD_FRAME)

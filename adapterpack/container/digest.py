@@ -1,8 +1,8 @@
 """Checksums of segments and digests of tasks.
 
 A *checksum* is the CRC-32 of a segment's stored bytes. A *digest* is the SHA-256 of a task's decoded content in
-canonical form: the same adapter has the same digest whatever codec, profile or compression level wrote it, and whatever it is
-called. Source: spec/README.md, "Digest".
+canonical form: the same adapter has the same digest whatever codec, profile or compression level wrote it, and
+whatever it is called. Source: spec/README.md, "Digest".
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def describe(task: TaskEntry, forms: Sequence[Mapping[str, Any] | None], labels:
     )
 
 
-def digest(description: bytes, contents: Iterable[memoryview]) -> bytes:
+def digest(description: bytes, contents: Iterable[Any]) -> bytes:
     """SHA-256 of the prefix, the description, a line feed, and every tensor's content in file order: 32 bytes."""
     sha = hashlib.sha256(_PREFIX + description + b"\n")
     sha.update(b"".join(contents))

@@ -21,6 +21,7 @@ NAME_BYTES = 255
 STRING_BYTES = 65_536
 JSON_DEPTH = 16
 INTEGER = (1 << 53) - 1
+ELEMENTS = 1 << 40
 DECODED_BYTES = 4 << 30
 
 
@@ -52,4 +53,4 @@ def checked_size(shape: Sequence[int], where: str = "") -> int:
     Raises:
         CorruptFileError: `limit-exceeded`.
     """
-    return require(math.prod(shape), INTEGER, "elements", where)
+    return require(math.prod(shape), ELEMENTS, "elements", where)

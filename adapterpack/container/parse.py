@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapterpack.adapter import Backbone, DataSettings, Site
@@ -33,16 +34,30 @@ def parse_index(text: bytes) -> Index:
         raise CorruptFileError("the file holds no task", Reason.BAD_FIELD, "index.tasks")
     limits.require(len(tasks), limits.TASKS, "tasks", "index.tasks")
     index = Index(tuple(_task(Fields(v, f"index.tasks[{i}]")) for i, v in enumerate(tasks)), backbone)
-    index.require_limits()
-    names = [task.name for task in index.tasks]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    index.require_limits()  # before any site is expanded
+    for i, task in enumerate(index.tasks):
+        _check_task(task, f"index.tasks[{i}]")
+    twice = repeated_name([task.name for task in index.tasks])
+    if twice is not None:
         raise CorruptFileError(f"two tasks are called {twice!r}", Reason.DUPLICATE_NAME, "index.tasks")
     return index
 
 
+def repeated_name(names: Sequence[str]) -> str | None:
+    """A name that is given twice, whether its accents are composed or not; None where all differ."""
+    seen: set[str] = set()
+    for name in names:
+        plain = unicodedata.normalize("NFC", name)
+        if plain in seen:
+            return name
+        seen.add(plain)
+    return None
+
+
 def _require_features(features: list[Any]) -> None:
     for name in features:
+        if not isinstance(name, str):
+            raise CorruptFileError(f"{name!r} is no feature's name", Reason.BAD_FIELD, "index.requires")
         if name not in FEATURES:
             hint = "upgrade adapterpack"
             raise UnsupportedVersionError(
@@ -74,11 +89,15 @@ def _task(f: Fields) -> TaskEntry:
     data = _data(Fields(f.take("data", dict), f.path("data"))) if f.has("data") else None
     metadata = f.take("metadata", dict) if f.has("metadata") else {}
     f.done()
-    task = TaskEntry(name, method, groups, head, segments, labels, data, metadata)
-    _check_head(task, f.path("head"))
-    _check_sites(task, f.where)
-    _check_references(task, f.where)
-    return task
+    return TaskEntry(name, method, groups, head, segments, labels, data, metadata)
+
+
+def _check_task(task: TaskEntry, where: str) -> None:
+    if not task.groups and not task.head:
+        raise CorruptFileError("the task has neither groups nor a head", Reason.BAD_FIELD, where)
+    _check_head(task, f"{where}.head")
+    _check_sites(task, where)
+    _check_references(task, where)
 
 
 def _segment(f: Fields) -> Segment:
@@ -100,11 +119,12 @@ def _rows(value: dict[str, Any], where: str) -> Mapping[str, TensorRow]:
 
 
 def _group(f: Fields) -> Group:
-    blocks = f.counts("blocks") if f.has("blocks") else ()
+    given = f.has("blocks")
+    blocks = f.counts("blocks") if given else ()
     method, params, sites = f.name("method"), f.take("params", dict), f.take("sites", list)
     rows = _rows(f.take("tensors", dict), f.path("tensors"))
     f.done()
-    if list(blocks) != sorted(set(blocks)) or len(blocks) % 2:
+    if list(blocks) != sorted(set(blocks)) or len(blocks) % 2 or given != bool(blocks):
         raise CorruptFileError(f"{list(blocks)} are no ascending ranges", Reason.BAD_FIELD, f.path("blocks"))
     if not sites or not all(isinstance(site, str) for site in sites) or sites != sorted(set(sites)):
         raise CorruptFileError("sites are no ascending list of names", Reason.BAD_FIELD, f.path("sites"))

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from typing import Any, NoReturn
 
 from adapterpack.container import limits
-from adapterpack.errors import CorruptFileError, Reason
-
-_BIDI = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+from adapterpack.errors import CorruptFileError, Reason, steering
 
 
 def dumps(value: Any) -> bytes:
@@ -75,7 +72,7 @@ def _constant(text: str) -> NoReturn:
 
 
 def _check(value: Any, depth: int) -> None:
-    if depth > limits.JSON_DEPTH:
+    if depth > limits.JSON_DEPTH and isinstance(value, (dict, list)):
         raise CorruptFileError(f"the index is nested more than {limits.JSON_DEPTH} deep", Reason.TOO_DEEP)
     if isinstance(value, str):
         check_text(value)
@@ -97,8 +94,6 @@ def check_text(text: str) -> None:
     """
     if len(text) > limits.STRING_BYTES:
         raise CorruptFileError(f"a string of {len(text):,} characters", Reason.LIMIT)
-    if text.isascii() and text.isprintable():
-        return
-    for c in text:
-        if c in _BIDI or unicodedata.category(c) in ("Cc", "Cs"):
-            raise CorruptFileError(f"the character U+{ord(c):04X} in {text[:40]!r}", Reason.BAD_NAME)
+    found = steering(text)
+    if found:
+        raise CorruptFileError(f"the character U+{ord(found):04X} in {text[:40]!r}", Reason.BAD_NAME)

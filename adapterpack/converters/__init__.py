@@ -33,7 +33,7 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
 
     Raises:
         MissingFileError: there is no such path.
-        UnsupportedAdapterError: `unknown-source`, listing the known forms; `ambiguous-source`, naming those that claim it.
+        UnsupportedAdapterError: `unknown-source`, listing the known forms; `ambiguous-source`.
     """
     if not source.is_dir():
         PathSource(source)

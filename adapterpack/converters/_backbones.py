@@ -1,4 +1,4 @@
-"""Backbones by name: the sizes that a ViT's name stands for, and names that have changed. Knows no model and no file."""
+"""Backbones by name: the sizes that a ViT's name stands for, and names that have changed. Knows no model, no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a branch or tensor from an outside file is well formed: known method, its settings, its roles, fitting shapes.
+"""Whether a branch from an outside file is well formed: a known method, its settings, its roles, fitting shapes.
 
 Knows the registry of methods and nothing of any outside form.
 """
@@ -16,6 +16,7 @@ from adapterpack.bits import packed_bytes, padding_is_zero
 from adapterpack.codebooks import is_codebook
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedVersionError
 from adapterpack.methods import METHODS
+from adapterpack.methods._base import Method
 from adapterpack.tensors import Dense, Quantized, Sparse, Tensor, groups_of, numel, widen_bfloat16
 
 
@@ -47,16 +48,7 @@ def check_branch(branch: Branch) -> None:
     if branch.method not in METHODS:
         raise UnsupportedVersionError(f"unknown method {branch.method!r}", Reason.UNKNOWN_METHOD, where)
     method = METHODS[branch.method]
-    if branch.params.keys() != method.settings.keys():
-        message = f"the settings are {sorted(branch.params)}, expected {sorted(method.settings)}"
-        raise CorruptFileError(message, Reason.BAD_PARAMETER, where)
-    for name, setting in method.settings.items():
-        value = branch.params[name]
-        good = type(value) is setting.type and (not setting.choices or value in setting.choices)
-        if not good or (setting.type is float and not math.isfinite(value)):
-            raise CorruptFileError(
-                f"{name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {setting.type.__name__}"
-            )
+    _check_params(branch, method, where)
     missing = [role for role in method.roles.required if role not in branch.tensors]
     if missing or not branch.tensors:
         raise CorruptFileError(f"there is no {' and no '.join(missing) or 'tensor'}", Reason.MISSING_TENSOR, where)
@@ -69,6 +61,19 @@ def check_branch(branch: Branch) -> None:
         raise CorruptFileError(str(error), Reason.BAD_SHAPE, where) from error
     for role, tensor in branch.tensors.items():
         check_tensor(tensor, f"{where} {role}")
+
+
+def _check_params(branch: Branch, method: Method, where: str) -> None:
+    if branch.params.keys() != method.settings.keys():
+        message = f"the settings are {sorted(branch.params)}, expected {sorted(method.settings)}"
+        raise CorruptFileError(message, Reason.BAD_PARAMETER, where)
+    for name, setting in method.settings.items():
+        value = branch.params[name]
+        good = type(value) is setting.type and (not setting.choices or value in setting.choices)
+        if not good or (setting.type is float and not math.isfinite(value)):
+            raise CorruptFileError(
+                f"{name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {setting.type.__name__}"
+            )
 
 
 def _check_head(head: Head) -> None:

@@ -88,6 +88,10 @@ def trained_in_place(
         CallError: `bad-call` when only the backbone could tell.
     """
     listed = [p.name for p in plains if trained is not None and any(fnmatchcase(p.name, t) for t in trained)]
+    unused = [t for t in trained or () if not any(fnmatchcase(p.name, t) for p in plains)]
+    if unused:
+        message = f"nothing in the state dict is called {unused[0]!r}, which was said to be trained"
+        raise CallError(message, Reason.BAD_CALL, hint="name parameters of the backbone as the file does")
     if backbone is not None:
         kept = _compared(plains, backbone, listed)
     elif trained is not None:

@@ -5,7 +5,7 @@ Each function takes what `state_dict` has sorted and gives branches; names are l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,9 @@ from adapterpack.quantize import quantize_latent
 from adapterpack.tensors import Dense, Sparse, Tensor
 
 F32 = NDArray[np.float32]
+_CONSOLIDATOR_NORMS = tuple(
+    f"{norm}.{role}" for norm in ("blocks.{i}.norm1", "blocks.{i}.norm2", "norm") for role in ("weight", "bias")
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +67,20 @@ def need_every_block(found: Sorted) -> None:
             if name not in found.branch:
                 message = f"the tensor {name} is missing; other blocks have theirs"
                 raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="save the whole model's state dict")
+
+
+def need_plain(found: Sorted, names: Iterable[str], why: str) -> None:
+    """Refuse a state dict that lacks what the recipe trains in place; `{i}` in a name stands for every block.
+
+    Raises:
+        CorruptFileError: `missing-tensor`.
+    """
+    for name in names:
+        for block in range(found.depth if "{i}" in name else 1):
+            key = name.replace("{i}", str(block))
+            if key not in found.plain:
+                hint = f"{why}: save the whole model's state dict"
+                raise CorruptFileError(f"the tensor {key} is missing", Reason.MISSING_TENSOR, hint=hint)
 
 
 def petl_branches(found: Sorted, settings: Mapping[str, Any]) -> list[Branch]:
@@ -116,6 +133,7 @@ def consolidator_branches(
     """
     reorder = bool(require(settings, "reorder"))
     need_every_block(found)
+    need_plain(found, _CONSOLIDATOR_NORMS, "Consolidator trains all LayerNorms")
     layers: dict[str, list[tuple[Place, F32]]] = {}
     for place, values in sorted(found.branch.values(), key=lambda item: item[0].number):
         layers.setdefault(place.site, []).append((place, values))
@@ -138,14 +156,14 @@ def consolidator_branches(
 
 
 def _original(found: Sorted, site: str, role: str, backbone: Mapping[str, F32] | None) -> Plain:
-    """A layer's own parameter, from the state dict or else from the backbone."""
+    """A layer's own parameter, from the state dict; a weight, which is frozen, else from the backbone."""
     place = Place(site, role, "frozen" if role == "weight" else "vector")
     name = str(name_of(found.scheme, place))
     if name in found.plain:
         return found.plain[name]
-    if backbone is None:
+    if backbone is None or role == "bias":
         message = f"the tensor {name} is missing, without which the branches at {site} cannot be read"
-        raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="give the backbone with --backbone")
+        raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="save the whole model's state dict")
     return Plain(name, place, backbone_value(backbone, place, name))
 
 
@@ -154,7 +172,7 @@ def _groups(place: Place, weight: F32, inward: int) -> int:
     if not taps or inward % taps or outward % (inward // taps):
         message = f"branch {place.number} has shape {list(weight.shape)}, which divides no layer of {inward} inputs"
         raise CorruptFileError(message, Reason.BAD_SHAPE, place.site)
-    return inward // taps
+    return int(inward // taps)
 
 
 def in_consolidator_recipe(plain: Plain) -> bool:
@@ -184,6 +202,7 @@ def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], lis
             hint = "put the param_req_*.pth beside it or give the setting mask"
             raise CorruptFileError(f"{next(iter(entries))} needs SPT's mask file", Reason.MISSING_TENSOR, hint=hint)
         return branches, []
+    need_plain(found, (*mask.vectors, "cls_token"), "SPT trains it in place")
     _same_modules(found, mask)
     sparse, notes = _sparse_branches(found, entries, mask)
     return branches + sparse, notes

@@ -7,11 +7,13 @@ whose settings lie inside or beside it. torch is imported only where a file is r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,13 @@ from adapterpack._files import write_atomic
 from adapterpack.adapter import Adapter
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
+from adapterpack.converters._content import state_of, without_prefix
 from adapterpack.converters._flat import flatten, unflatten
 from adapterpack.converters.spt_mask import SptMask, parse_mask
 from adapterpack.converters.state_dict import adapter_from, scheme_of
 from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
 
 FORM = "run/1"
-STATE_KEYS = ("model", "state_dict")
-SETTINGS_KEYS = ("settings", "args", "config")
 OLDEST_SAFE = (2, 10)  # older releases have known ways around weights_only
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # what torch.load raises on damaged data, at this one call
@@ -73,8 +74,8 @@ class Checkpoint:
             raise _bad(
                 "the file is an SPT mask, without any trained value", "give the checkpoint; the mask goes beside it"
             )
-        state, inside = _state_of(content)
-        tensors = {name: float_array(value, name) for name, value in _without_prefix(state).items()}
+        state, inside = state_of(content)
+        tensors = {name: float_array(value, name) for name, value in without_prefix(state).items()}
         places = [
             *inside,
             *((path.name, sidecar.select(sidecar.read_file(path), path.name)) for path in sidecar.beside(source)),
@@ -159,7 +160,7 @@ def load_file(source: Path, allowed: list[Any] | None = None) -> Any:
         message = f"torch {torch.__version__} cannot read files of others safely"
         raise CallError(message, Reason.MISSING_EXTRA, hint="upgrade torch to 2.10 or later")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace] if allowed is None else allowed):
+        with torch.serialization.safe_globals([argparse.Namespace] if allowed is None else allowed), _quiet():
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(source, str(error)) from error
@@ -168,6 +169,14 @@ def load_file(source: Path, allowed: list[Any] | None = None) -> Any:
         raise CorruptFileError(
             f"{source.name} is damaged: {first}", Reason.BAD_SOURCE, hint="fetch or save it again"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch, while it describes damaged data, warns of its own deprecated classes; that helps nobody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _refused(source: Path, text: str) -> CorruptFileError:
@@ -196,35 +205,6 @@ def _own(content: Mapping[Any, Any], hints: Hints) -> Adapter:
         raise CallError(message, Reason.BAD_CALL, hint="train or pack it anew instead")
     arrays = {str(name): _plain_array(value, str(name)) for name, value in content["tensors"].items()}
     return unflatten(content.get("task"), arrays)
-
-
-def _state_of(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[tuple[str, dict[str, Any]]]]:
-    """The state dict, and the settings inside the file by place."""
-    found = [key for key in STATE_KEYS if isinstance(content.get(key), Mapping)]
-    if not found:
-        return content, []
-    if len(found) > 1:
-        message = "the file has a state dict under model and one under state_dict"
-        raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint="save the one that is meant")
-    inside = []
-    for key in SETTINGS_KEYS:
-        values = content.get(key)
-        values = vars(values) if type(values).__name__ == "Namespace" else values
-        if isinstance(values, Mapping):
-            safe = {name: value for name, value in sidecar.select(values, key).items() if name != "mask"}
-            inside.append((key, safe))  # a path inside a file is nobody's order to open it
-    return content[found[0]], inside
-
-
-def _without_prefix(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """The state dict without the `module.` that DataParallel puts before every name."""
-    odd = [name for name in state if not isinstance(name, str)]
-    if odd or not state:
-        raise _bad(
-            f"the state dict has the name {odd[0]!r}" if odd else "the state dict is empty", "expected names of tensors"
-        )
-    wrapped = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
 
 
 def float_array(value: Any, name: str) -> NDArray[np.float32]:

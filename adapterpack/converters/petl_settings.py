@@ -85,7 +85,7 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
 
 
 def with_source(adapter: Adapter, settings: Settings, text: str | None) -> Adapter:
-    """Keep what `settings_of` cannot derive from the adapter itself, and the YAML where it is spelled in its own way."""
+    """Keep what `settings_of` cannot derive from the adapter, and the YAML where it is spelled in its own way."""
     derived = asdict(settings_of(adapter))
     source = {"format": "petl-vit"} | {
         name: value for name, value in asdict(settings).items() if value != derived[name]

@@ -76,7 +76,7 @@ class PetlVit:
         data = read_bytes(source)
         if len(data) != expected:
             found = f"{source.name} has {len(data):,} bytes, the settings make {expected:,}"
-            hint = f"the file is damaged, or its method, dim, bit, num_class or backbone ({depth} blocks × {width}) is not this"
+            hint = f"it is damaged, or its method, dim, bit, num_class or backbone ({depth} blocks × {width}) differ"
             raise CorruptFileError(found, Reason.BAD_SOURCE, hint=hint)
         adapter = finish(_adapter(settings, places, memoryview(data), width), hints)
         return Imported(with_source(adapter, settings, text))

@@ -115,7 +115,7 @@ def _shapes(raw: object, counts: object, where: str) -> dict[str, Shape]:
 
 
 def _matrices(raw: object, where: str) -> tuple[tuple[bool, ...], ...]:
-    rows = raw if isinstance(raw, list) else [None]
+    rows: list[Any] = raw if isinstance(raw, list) else [None]
     for row in rows:
         if (
             not isinstance(row, list)

@@ -18,7 +18,7 @@ from adapterpack.tensors import Shape, Tensor
 Forms = list[dict[str, Any] | None]
 
 
-def check_task(entry: TaskEntry, bounds: Limits, where: str) -> Forms:
+def check_task(entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str) -> Forms:
     """Everything that can be known about a task before its payload is read.
 
     Returns:
@@ -30,7 +30,6 @@ def check_task(entry: TaskEntry, bounds: Limits, where: str) -> Forms:
     """
     for i, group in enumerate(entry.groups):
         check_group(group, f"{where}.groups[{i}]")
-    shapes = _shapes(entry)
     forms: Forms = []
     decoded = 0
     for i, segment in enumerate(entry.segments):
@@ -46,7 +45,10 @@ def codec_of(segment: Segment, where: str) -> Codec | None:
 
     Raises:
         UnsupportedVersionError: `unknown-codec`.
+        CorruptFileError: `bad-parameter` for parameters of class names, which have none.
     """
+    if segment.codec == labels.NAME and segment.params:
+        raise CorruptFileError("class names have no parameters", Reason.BAD_PARAMETER, where)
     if segment.skip or segment.codec == labels.NAME:
         return None
     if segment.codec not in CODECS:
@@ -95,8 +97,8 @@ def decode_task(
     Raises:
         CorruptFileError, UnsupportedVersionError: each reason of index and payload; `digest-mismatch`.
     """
-    forms = check_task(entry, bounds, where)
     shapes = _shapes(entry)
+    forms = check_task(entry, shapes, bounds, where)
     decoded: list[list[Tensor]] = []
     for i, segment in enumerate(entry.segments):
         codec = codec_of(segment, where)
@@ -104,15 +106,22 @@ def decode_task(
             decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params))
         except AdapterPackError as error:
             raise _placed(error, f"{where}.segments[{i}]") from error
-    names = None
-    if entry.labels is not None:
-        names = labels.decode(payloads[entry.labels.segment], entry.labels.count)
+    names = _class_names(entry, payloads, where)
     queues = [iter(tensors) for tensors in decoded]
     tensors = [next(queues[row.segment]) for row, _ in entry.rows()]
     contents = (part for tensor in tensors for part in tensor.content())
     if digest.digest(digest.describe(entry, forms, names), contents) != expected:
         raise CorruptFileError("the decoded content does not match the task's digest", Reason.DIGEST, where)
     return _assemble(entry, tensors, names, backbone)
+
+
+def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -> tuple[str, ...] | None:
+    if entry.labels is None:
+        return None
+    try:
+        return labels.decode(payloads[entry.labels.segment], entry.labels.count)
+    except AdapterPackError as error:
+        raise _placed(error, f"{where}.segments[{entry.labels.segment}]") from error
 
 
 def _assemble(

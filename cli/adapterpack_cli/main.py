@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -96,14 +96,3 @@ def _show_warning(
     """Our own warnings in one line; other packages' are no business of a user of this command."""
     if category.__module__.startswith("adapterpack"):
         click.echo(f"warning: {message}", err=True)
-
-
-def late(module: str) -> Any:
-    """Import a module of the package that needs torch, or say what to install."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        hint = "pip install 'adapterpack[torch]'"
-        raise adapterpack.CallError(
-            f"this command needs {error.name}", adapterpack.Reason.MISSING_EXTRA, hint=hint
-        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from adapterpack import api
+from adapterpack import exchange
 from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.options import BITS, PROFILES
 from adapterpack_cli import _output, _summary
@@ -51,7 +51,7 @@ def pack(
 ) -> None:
     """Make one .apk of SOURCE: a training checkpoint, a published file, a folder."""
     with _output.busy(f"packing {source.name}"):
-        summary = api.pack(
+        summary = exchange.pack(
             source,
             out,
             profile=profile,

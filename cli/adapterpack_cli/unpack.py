@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from adapterpack import api
+from adapterpack import exchange
 from adapterpack.converters import CONVERTERS
 from adapterpack_cli import _output
 
@@ -21,7 +21,7 @@ from adapterpack_cli import _output
 def unpack(file: str, out: Path, to: str, task: str | None, force: bool, as_json: bool) -> None:
     """Write one task of FILE in another program's form."""
     with _output.busy(f"unpacking {file}"):
-        api.unpack(file, out, to=to, task=task, force=force)
+        exchange.unpack(file, out, to=to, task=task, force=force)
     if as_json:
         _output.print_json({"path": str(out), "form": to, "bytes": out.stat().st_size if out.is_file() else None})
     else:

@@ -1,0 +1,21 @@
+"""Importing what needs torch, only in the commands that need it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from adapterpack.errors import CallError, Reason
+
+
+def late(module: str) -> Any:
+    """Import a module, or say what to install.
+
+    Raises:
+        CallError: `missing-extra`.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        hint = "pip install 'adapterpack[torch]'"
+        raise CallError(f"this command needs {error.name}", Reason.MISSING_EXTRA, hint=hint) from error

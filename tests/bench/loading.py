@@ -1,0 +1,121 @@
+"""Time from file to applied: `.apk` against safetensors, for every method and dimension, one thread, CPU time."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import zstandard
+from safetensors.numpy import save
+from safetensors.torch import load, load_file
+from torch import nn
+
+import adapterpack
+from adapterpack import Adapter
+from adapterpack.runtime.backbone import create_backbone
+from tests.bench.inputs import DIMS, METHODS, example
+from tests.bench.sizes import dense_tensors, packed
+from tests.bench.timing import Case, Timed, interleave, table
+
+BACKBONE = "vit_base_patch16_224.orig_in21k"
+
+
+def report(rounds: int) -> str:
+    """The load table: milliseconds and ratios to safetensors float32 `load_file` + `load_state_dict`."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # published files carry no fingerprint
+    model = create_backbone(BACKBONE, pretrained=False).model
+    rows, folds = [], []
+    for method in METHODS:
+        for dim in DIMS:
+            timed = measure(example(method, dim), model, rounds)
+            rows.append([f"{method} {dim}", f"{timed['safetensors f32'].ms:.2f}", *(str(timed[c]) for c in _SHOWN)])
+            if "folded" in timed:
+                folds.append(_fold_row(f"{method} {dim}", timed))
+    text = table(["method dim", "st f32, ms", *_SHOWN], rows)
+    title = "Load, CPU time as ratios to safetensors float32 load_file + load_state_dict: median [quartiles]\n\n"
+    fold = table(["method dim", "bare fold, ms", "attach, ms", "folded, ms", "folded / (attach + bare fold)"], folds)
+    return title + text + "\n\nFolded load against an attached load plus the bare fold (keep rows, addmm_)\n\n" + fold
+
+
+_SHOWN = ("safetensors f16", "safetensors f32 + zstd", "attach fast", "attach small", "inspect", "verify fast")
+
+
+def _fold_row(name: str, timed: dict[str, Timed]) -> list[str]:
+    parts = timed["bare fold"].ms + timed["attach fast"].ms
+    figures = [f"{timed[c].ms:.2f}" for c in ("bare fold", "attach fast", "folded")]
+    return [name, *figures, f"{timed['folded'].ms / parts:.2f}"]
+
+
+def measure(adapter: Adapter, model: nn.Module, rounds: int) -> dict[str, Timed]:
+    """All ways to load one adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        return interleave(_cases(adapter, model, Path(folder)), rounds)
+
+
+def _cases(adapter: Adapter, model: nn.Module, folder: Path) -> dict[str, Case]:
+    tensors = dense_tensors(adapter)
+    holder = _holder(tensors)
+    paths = {name: folder / name for name in ("f32", "f16", "f32z", "small.apk", "fast.apk")}
+    paths["f32"].write_bytes(save(tensors))
+    paths["f16"].write_bytes(save({k: v.astype(np.float16) for k, v in tensors.items()}))
+    paths["f32z"].write_bytes(zstandard.compress(paths["f32"].read_bytes(), 19))
+    for profile in ("small", "fast"):
+        paths[f"{profile}.apk"].write_bytes(packed(adapter, profile))
+
+    def state(load_tensors: Callable[[], dict[str, torch.Tensor]]) -> Case:
+        return Case(lambda: holder.load_state_dict({k.replace(".", "_"): v for k, v in load_tensors().items()}))
+
+    def applied(profile: str, fold: str) -> Case:
+        path = paths[f"{profile}.apk"]
+        return Case(lambda: adapterpack.load(path, model, fold=fold), after=lambda loaded: loaded.unload())
+
+    cases = {
+        "safetensors f32": state(lambda: load_file(paths["f32"])),
+        "safetensors f16": state(lambda: load_file(paths["f16"])),
+        "safetensors f32 + zstd": state(lambda: load(zstandard.decompress(paths["f32z"].read_bytes()))),
+        "attach fast": applied("fast", "never"),
+        "attach small": applied("small", "never"),
+        "inspect": Case(lambda: adapterpack.open(paths["small.apk"])),
+        "verify fast": Case(lambda: list(adapterpack.open(paths["fast.apk"]).verify())),
+    }
+    if all(branch.method == "lora" for branch in adapter.branches):
+        cases["folded"] = applied("fast", "always")
+        cases["bare fold"] = _bare_fold(adapter, model)
+    return cases
+
+
+def _holder(tensors: dict[str, np.ndarray]) -> nn.Module:
+    """A module with one parameter a tensor, as an adapter's own modules would have."""
+    holder = nn.Module()
+    for name, values in tensors.items():
+        holder.register_parameter(name.replace(".", "_"), nn.Parameter(torch.zeros(values.shape), requires_grad=False))
+    return holder
+
+
+def _bare_fold(adapter: Adapter, model: nn.Module) -> Case:
+    """The least that folding costs: keep the touched rows, add the product in place."""
+    jobs = []
+    for branch in adapter.branches:
+        weight = model.get_submodule(branch.site.path).weight.detach()
+        third = weight.shape[0] // 3
+        start = "qkv".index(branch.site.part) * third
+        up, down = (torch.from_numpy(branch.tensors[role].dense()) for role in ("up", "down"))
+        jobs.append((weight[start : start + third], up * branch.params["scale"], down))
+
+    def run() -> list[torch.Tensor]:
+        kept = []
+        for rows, up, down in jobs:
+            kept.append(rows.clone())
+            rows.addmm_(up, down)
+        return kept
+
+    def undo(kept: object) -> None:
+        for (rows, _, _), before in zip(jobs, kept):  # type: ignore[call-overload]
+            rows.copy_(before)
+
+    return Case(run, after=undo)

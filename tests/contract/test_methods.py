@@ -1,0 +1,154 @@
+"""What every method promises, over the whole registry: numpy and torch agree, and a fold is its branch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapterpack.adapter import Branch
+from adapterpack.methods import METHODS
+from adapterpack.methods._base import Entries
+from adapterpack.tensors import Sparse
+from tests._vit import EXAMPLES, array
+
+BRANCHES = [pytest.param(b, id=f"{name}-{b.site}") for name, rows in EXAMPLES.items() for b in rows]
+ADDING = [p for p in BRANCHES if not METHODS[p.values[0].method].replaces]
+FOLDING = [p for p in ADDING if METHODS[p.values[0].method].foldable]
+
+
+def test_every_method_has_an_example() -> None:
+    assert set(EXAMPLES) == set(METHODS), "add a row to tests/_vit.py"
+
+
+def shapes(branch: Branch) -> dict[str, tuple[int, ...]]:
+    return {role: tensor.shape for role, tensor in branch.tensors.items()}
+
+
+def scaled(branch: Branch) -> dict[str, np.ndarray]:
+    method = METHODS[branch.method]
+    factor = np.float32(branch.params.get("scale", 1.0))
+    return {role: t.dense() * (factor if role in method.scaled else 1) for role, t in branch.tensors.items()}
+
+
+def features(branch: Branch) -> tuple[int, int]:
+    """(in, out) of the branch, from the shapes that its method asks of the site."""
+    needed = METHODS[branch.method].features(shapes(branch), branch.params)
+    if "weight" in needed and len(needed["weight"]) == 2:
+        return needed["weight"][1], needed["weight"][0]
+    width = next(iter(needed.values()))[-1]
+    return width, width
+
+
+def x_of(branch: Branch) -> np.ndarray:
+    return array(2, 5, features(branch)[0], seed=3, spread=1.0)
+
+
+def linear(branch: Branch) -> bool:
+    return not branch.tensors.keys() - {"weight", "bias", "down", "up"} and branch.site.path not in ("cls_token", "blocks.1.norm2")
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_tensors_are_the_roles(branch: Branch) -> None:
+    method = METHODS[branch.method]
+    assert set(method.roles.required) <= branch.tensors.keys() <= set(method.roles.order)
+    assert branch.params.keys() == method.settings.keys()
+    assert set(method.scaled) <= set(method.roles.order)
+
+
+@pytest.mark.parametrize("branch", ADDING)
+def test_branch_is_the_same_in_numpy_and_torch(branch: Branch) -> None:
+    if not linear(branch) and METHODS[branch.method].foldable:
+        pytest.skip("no linear layer: there is no branch to run")
+    method, t, x = METHODS[branch.method], scaled(branch), x_of(branch)
+    before = {role: value.copy() for role, value in t.items()}
+    here = method.branch(x, t, branch.params)
+    there = method.branch(torch.from_numpy(x), {k: torch.from_numpy(v) for k, v in t.items()}, branch.params)
+    assert here.shape == there.shape
+    assert np.broadcast_shapes(here.shape, (2, 5, features(branch)[1])) == (2, 5, features(branch)[1])
+    np.testing.assert_allclose(here, there.numpy(), rtol=0, atol=2e-6 * max(1.0, float(np.abs(here).max())))
+    assert all(np.array_equal(before[role], t[role]) for role in t)
+
+
+@pytest.mark.parametrize("branch", FOLDING)
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_branch_is_the_product_with_its_delta(branch: Branch, framework: str) -> None:
+    if not linear(branch):
+        pytest.skip("no linear layer: there is no branch to run")
+    method, x = METHODS[branch.method], x_of(branch).astype(np.float64)
+    t: dict[str, Any] = {role: value.astype(np.float64) for role, value in scaled(branch).items()}
+    if framework == "torch":
+        t, x = {role: torch.from_numpy(value) for role, value in t.items()}, torch.from_numpy(x)
+    gained = method.branch(x, t, branch.params)
+    inward, outward = features(branch)
+    weight, bias = np.zeros((outward, inward)), np.zeros(outward)
+    for role, delta in method.delta(t, branch.params).items():
+        add(weight if role == "weight" else bias, delta)
+    expected = np.asarray(x) @ weight.T + bias
+    found = np.broadcast_to(np.asarray(gained), expected.shape)  # a branch of a bias alone gives just that
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def add(target: np.ndarray, delta: Any) -> None:
+    if isinstance(delta, Entries):
+        np.add.at(target.reshape(-1), np.asarray(delta.positions), np.asarray(delta.values))
+    else:
+        target += np.asarray(delta)
+
+
+@pytest.mark.parametrize("branch", FOLDING)
+def test_delta_has_the_shape_that_features_asks_for(branch: Branch) -> None:
+    method = METHODS[branch.method]
+    needed = method.features(shapes(branch), branch.params)
+    found = method.delta(scaled(branch), branch.params)
+    assert found.keys() == needed.keys()
+    for role, delta in found.items():
+        if isinstance(delta, Entries):
+            where = np.asarray(delta.positions)
+            assert len(np.unique(where)) == len(where) and 0 <= where.min() and where.max() < np.prod(needed[role])
+        else:
+            assert delta.shape == needed[role]
+
+
+@pytest.mark.parametrize("branch", FOLDING)
+def test_sparse_tensors_pass_through_a_delta_as_entries(branch: Branch) -> None:
+    given = {
+        role: Entries(t.positions, t.values.dense()) if isinstance(t, Sparse) else t.dense()
+        for role, t in branch.tensors.items()
+    }
+    found = METHODS[branch.method].delta(given, branch.params)
+    assert all(found[role] is value for role, value in given.items() if isinstance(value, Entries))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_cannot_be_folded_says_so(name: str) -> None:
+    method = METHODS[name]
+    if not method.foldable:
+        branch = EXAMPLES[name][0]
+        with pytest.raises(NotImplementedError):
+            method.delta(scaled(branch), branch.params)
+
+
+def test_lora_and_adaptformer_by_hand() -> None:
+    x, down, up = array(5, 6), array(2, 6, seed=1), array(6, 2, seed=2)
+    t = {"down": down, "up": up}
+    hidden = np.einsum("ni,hi->nh", x, down)
+    np.testing.assert_allclose(METHODS["lora"].branch(x, t, {}), np.einsum("nh,oh->no", hidden, up), atol=1e-6)
+    relu = np.where(hidden > 0, hidden, 0)
+    np.testing.assert_allclose(METHODS["adaptformer"].branch(x, t, {}), np.einsum("nh,oh->no", relu, up), atol=1e-6)
+
+
+def test_consolidator_against_the_published_indices() -> None:
+    """ΔW[r, (m mod g)·c + m div g] = w[r, t], m = (r div (E/g))·c + t, with and without the shuffle, as nested loops."""
+    out, inward, groups = 12, 8, 4
+    c, weight, x = inward // groups, array(12, 2, seed=4), array(3, 8, seed=5)
+    for reorder in (False, True):
+        expected = np.zeros((out, inward), np.float32)
+        for r in range(out):
+            for t in range(c):
+                m = (r // (out // groups)) * c + t
+                expected[r, (m % groups) * c + m // groups if reorder else m] = weight[r, t]
+        found = METHODS["consolidator"].branch(x, {"weight": weight}, {"groups": groups, "reorder": reorder})
+        np.testing.assert_allclose(found, x @ expected.T, atol=1e-6)
