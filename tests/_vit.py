@@ -98,11 +98,17 @@ EXAMPLES: dict[str, list[Branch]] = {
             scale=1.0,
             tap="output",
         ),
-        branch("blocks.2.mlp.fc2", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=0.7, tap="output"),
-        branch("blocks.1.attn.proj", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=1.5, tap="input"),
+        branch(
+            "blocks.2.mlp.fc2", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=0.7, tap="output"
+        ),
+        branch(
+            "blocks.1.attn.proj", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=1.5, tap="input"
+        ),
     ],
     "consolidator": [
-        branch("blocks.0.attn.qkv", "consolidator", {"weight": dense(144, 2), "bias": dense(144)}, groups=24, reorder=True),
+        branch(
+            "blocks.0.attn.qkv", "consolidator", {"weight": dense(144, 2), "bias": dense(144)}, groups=24, reorder=True
+        ),
         branch("blocks.1.mlp.fc2", "consolidator", {"weight": dense(48, 8)}, groups=24, reorder=False),
     ],
     "sparse": [
@@ -129,7 +135,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     return {
         "modules": {name: id(module) for name, module in model.named_modules()},
         "parameters": {name: (id(p), p.data_ptr(), p.requires_grad, p.dtype) for name, p in model.named_parameters()},
-        "attributes": {key: value for key, value in vars(model).items() if not key.startswith("_")} | {"": set(vars(model))},
+        "attributes": {key: value for key, value in vars(model).items() if not key.startswith("_")}
+        | {"": set(vars(model))},
         "hooks": hooks,
         "values": {name: value.clone() for name, value in model.state_dict().items()},
     }

@@ -42,7 +42,9 @@ TABLE = [
 
 @pytest.mark.parametrize(("groups", "total", "with_reorder", "without"), TABLE)
 @pytest.mark.parametrize("reorder", [True, False])
-def test_the_published_shape(groups: tuple[int, ...], total: int, with_reorder: int, without: int, reorder: bool) -> None:
+def test_the_published_shape(
+    groups: tuple[int, ...], total: int, with_reorder: int, without: int, reorder: bool
+) -> None:
     parts = branches(groups, 2304, 768)
     assert sum(weight.size for _, weight in parts) == total
     expected = sum(dense(weight, g, reorder=reorder) for g, weight in parts)

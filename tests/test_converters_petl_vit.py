@@ -1,4 +1,4 @@
-"""PETL-ViT's `.bin` + `.yaml`: the published files against a reader of their own, the way back byte for byte, bad files."""
+"""PETL-ViT's `.bin` + `.yaml`: published files against an independent reader, the way back to the byte, bad files."""
 
 from __future__ import annotations
 
@@ -129,7 +129,15 @@ def odd_as_usual() -> bytes:
     return b"backbone: small_vit\nbit: 1\ndataset: cifar\ndim: 4\nmethod: lora\nnum_class: 5\nscale: 10.0\n"
 
 
-GOOD = {"backbone": "small_vit", "bit": "1", "dataset": "cifar", "dim": "4", "method": "lora", "num_class": "5", "scale": "10.0"}
+GOOD = {
+    "backbone": "small_vit",
+    "bit": "1",
+    "dataset": "cifar",
+    "dim": "4",
+    "method": "lora",
+    "num_class": "5",
+    "scale": "10.0",
+}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,9 @@ def test_a_length_that_does_not_fit_is_named(cut: slice, tmp_path: Path) -> None
         PETL.read(tmp_path / "x.bin", SMALL)
 
 
-@pytest.mark.parametrize(("at", "value", "reason"), [(8, "nan", "not-finite"), (12, "inf", "not-finite"), (12, "-1", "bad-scale")])
+@pytest.mark.parametrize(
+    ("at", "value", "reason"), [(8, "nan", "not-finite"), (12, "inf", "not-finite"), (12, "-1", "bad-scale")]
+)
 def test_bad_statistics(at: int, value: str, reason: str, tmp_path: Path) -> None:
     PETL.write(petl_adapter(), tmp_path / "x.bin", force=False)
     data = bytearray((tmp_path / "x.bin").read_bytes())
@@ -240,7 +250,9 @@ def lacking(adapter: Adapter) -> dict[str, Adapter]:
         "no branch": replace(adapter, branches=()),
         "dense": with_first(down=Dense(down.dense())),
         "another codebook": with_first(down=quantize(normal(1, 4, 16), 1)),
-        "groups": with_first(down=replace(down, group=32, scale=np.ones(2, np.float32), offset=np.zeros(2, np.float32))),
+        "groups": with_first(
+            down=replace(down, group=32, scale=np.ones(2, np.float32), offset=np.zeros(2, np.float32))
+        ),
         "another rank": with_first(down=quantize(normal(1, 8, 16), 1, levels="normal-l1")),
         "missing block": replace(adapter, branches=adapter.branches[1:]),
         "extra site": replace(adapter, branches=(*adapter.branches, other)),

@@ -34,7 +34,11 @@ def test_each_table_is_one_to_one(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("scheme", "name", "place"),
     [
-        ("petl-vit", "blocks.3.adapter_mlp.adapter_down.weight", Place("blocks.3.mlp", "down", "branch", "adaptformer")),
+        (
+            "petl-vit",
+            "blocks.3.adapter_mlp.adapter_down.weight",
+            Place("blocks.3.mlp", "down", "branch", "adaptformer"),
+        ),
         ("petl-vit", "blocks.10.attn.lora_v.adapter_up.weight", Place("blocks.10.attn.qkv[v]", "up", "branch", "lora")),
         ("petl-vit", "blocks.0.attn.lora_k.adapter_up.weight", None),
         ("petl-vit", "blocks.00.attn.lora_q.adapter_up.weight", None),
@@ -48,10 +52,22 @@ def test_each_table_is_one_to_one(scheme: str) -> None:
             Place("blocks.1.mlp.fc2", "weight", "branch", "consolidator", 2),
         ),
         ("consolidator", "blocks.1.mlp.fc2.weight", None),
-        ("spt-lora", "blocks.1.attn.structured_q.learnable.0.weight", Place("blocks.1.attn.qkv[q]", "down", "branch", "lora")),
-        ("spt-lora", "blocks.1.mlp.structured_fc2.learnable.1.weight", Place("blocks.1.mlp.fc2", "up", "branch", "lora")),
+        (
+            "spt-lora",
+            "blocks.1.attn.structured_q.learnable.0.weight",
+            Place("blocks.1.attn.qkv[q]", "down", "branch", "lora"),
+        ),
+        (
+            "spt-lora",
+            "blocks.1.mlp.structured_fc2.learnable.1.weight",
+            Place("blocks.1.mlp.fc2", "up", "branch", "lora"),
+        ),
         ("spt-lora", "blocks.1.mlp.structured_fc2.learnable.2.weight", None),
-        ("spt-adapter", "blocks.1.attn.structured_proj.learnable.2.bias", Place("blocks.1.attn.proj", "up_bias", "branch", "adapter")),
+        (
+            "spt-adapter",
+            "blocks.1.attn.structured_proj.learnable.2.bias",
+            Place("blocks.1.attn.proj", "up_bias", "branch", "adapter"),
+        ),
         ("spt-lora", "blocks.1.attn.k.sparse_weight", Place("blocks.1.attn.qkv[k]", "weight", "branch", "sparse")),
         ("spt-lora", "blocks.1.attn.k.bias", Place("blocks.1.attn.qkv[k]", "bias", "vector")),
         ("spt-lora", "cls_token", Place("cls_token", "value", "vector")),

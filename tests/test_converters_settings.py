@@ -17,7 +17,21 @@ def test_flat_yaml() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"a", b"a:1", b" a: 1", b"a: [1]", b"a: {b: 1}", b"a: &x 1", b"a: .nan", b"a: 0x10", b"a: 'x'", b"- a", b"a: b # c", b"a: 01"]
+    "line",
+    [
+        b"a",
+        b"a:1",
+        b" a: 1",
+        b"a: [1]",
+        b"a: {b: 1}",
+        b"a: &x 1",
+        b"a: .nan",
+        b"a: 0x10",
+        b"a: 'x'",
+        b"- a",
+        b"a: b # c",
+        b"a: 01",
+    ],
 )
 def test_what_flat_yaml_does_not_have(line: bytes) -> None:
     with pytest.raises(AdapterPackError, match="line 1") as caught:
@@ -25,14 +39,21 @@ def test_what_flat_yaml_does_not_have(line: bytes) -> None:
     assert caught.value.reason == "bad-source"
 
 
-@pytest.mark.parametrize("word", ["yes", "No", "on", "null", "5", "1e5", "a b", "a: b", "", "#x", "- x", "räder", "x\n"])
+@pytest.mark.parametrize(
+    "word", ["yes", "No", "on", "null", "5", "1e5", "a b", "a: b", "", "#x", "- x", "räder", "x\n"]
+)
 def test_words_that_yaml_would_read_otherwise(word: str) -> None:
     assert not settings.is_plain_word(word)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"scale": 1, "scale": 2}', "bad-source"), ('{"scale": NaN}', "bad-source"), ("[1]", "bad-source"), ("{", "bad-source")],
+    [
+        ('{"scale": 1, "scale": 2}', "bad-source"),
+        ('{"scale": NaN}', "bad-source"),
+        ("[1]", "bad-source"),
+        ("{", "bad-source"),
+    ],
 )
 def test_bad_json(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
@@ -42,11 +63,15 @@ def test_bad_json(text: str, reason: str, tmp_path: Path) -> None:
 
 
 def test_select_takes_what_it_knows() -> None:
-    found = settings.select({"bits": 4, "lr": 1e-3, 7: "x", "scale": 1, "with_channel_shuffle": False, "mask": None}, "x")
+    found = settings.select(
+        {"bits": 4, "lr": 1e-3, 7: "x", "scale": 1, "with_channel_shuffle": False, "mask": None}, "x"
+    )
     assert found == {"bit": 4, "scale": 1.0, "reorder": False}
 
 
-@pytest.mark.parametrize("bad", [{"bit": True}, {"scale": "1"}, {"scale": float("nan")}, {"reorder": 1}, {"dim": -1}, {"trained": [1]}])
+@pytest.mark.parametrize(
+    "bad", [{"bit": True}, {"scale": "1"}, {"scale": float("nan")}, {"reorder": 1}, {"dim": -1}, {"trained": [1]}]
+)
 def test_wrong_types(bad: dict[str, object]) -> None:
     with pytest.raises(AdapterPackError) as caught:
         settings.select(bad, "x")

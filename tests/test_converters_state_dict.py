@@ -1,5 +1,7 @@
 """State dicts in the three trainers' names, written out here by hand, against dense sums of what they mean."""
 
+# ruff: noqa: E501 (a bad case a line)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,7 +53,9 @@ def consolidator_state(groups: tuple[int, ...] = (8,), seed: int = 50) -> State:
             state[f"{name}.fc_origin.weight"] = weight[:, :, None]
             state[f"{name}.fc_origin.bias"] = bias + np.float32(1)
             for k, g in enumerate(groups):
-                state[f"{name}.fc_rep_branches.{k}.group_fc.weight"] = normal(seed + k, len(weight), weight.shape[1] // g, 1)
+                state[f"{name}.fc_rep_branches.{k}.group_fc.weight"] = normal(
+                    seed + k, len(weight), weight.shape[1] // g, 1
+                )
                 state[f"{name}.fc_rep_branches.{k}.group_fc.bias"] = normal(seed + 9 + k, len(weight))
         state[f"blocks.{i}.norm1.weight"] = normal(60 + i, WIDTH)
     return state | head()
@@ -72,7 +76,11 @@ def spt_state(variant: str = "lora") -> tuple[State, SptMask]:
     starts = dict(zip(shapes, np.cumsum([0, *(int(np.prod(shape)) for shape in shapes.values())])))
     indexes = np.array([starts[name] + p for name in shapes for p in at.get(name, [])], np.int64)
     matrices = ((True, False, False, True, False, False), (False, False, False, False, True, False))
-    for module, out, into in (("blocks.0.attn.structured_q", 16, 16), ("blocks.0.attn.structured_proj", 16, 16), ("blocks.1.mlp.structured_fc1", 64, 16)):
+    for module, out, into in (
+        ("blocks.0.attn.structured_q", 16, 16),
+        ("blocks.0.attn.structured_proj", 16, 16),
+        ("blocks.1.mlp.structured_fc1", 64, 16),
+    ):
         last = 1 if variant == "lora" else 2
         state[f"{module}.learnable.0.weight"] = normal(70, 8, into if variant == "lora" else out)
         state[f"{module}.learnable.{last}.weight"] = normal(71, out, 8)
@@ -105,7 +113,9 @@ def test_petl_floats_stay_dense_and_a_bihead_has_one_bit() -> None:
     state = petl_state()
     adapter = adapter_from(state, {"scale": 1.0, "bit": 32}, Hints(), "run").adapter
     found = tensors_of(adapter)
-    assert np.array_equal(found["blocks.1.attn.qkv[v]", "lora", "up"].data, state["blocks.1.attn.lora_v.adapter_up.weight"])
+    assert np.array_equal(
+        found["blocks.1.attn.qkv[v]", "lora", "up"].data, state["blocks.1.attn.lora_v.adapter_up.weight"]
+    )
     del state["head.bias"]
     adapter = adapter_from(state, {"scale": 1.0, "bit": 4, "method": "lora-bihead"}, Hints(), "run").adapter
     assert adapter.head is not None and adapter.head.bias is None
@@ -121,7 +131,10 @@ def test_values_quantized_already_are_not_quantized_again() -> None:
     assert caught.value.reason == "bad-source"
 
 
-@pytest.mark.parametrize(("groups", "reorder"), [((8,), True), ((8,), False), ((8, 8), True), ((4, 8), True), ((4, 8), False), ((2, 4, 8), False)])
+@pytest.mark.parametrize(
+    ("groups", "reorder"),
+    [((8,), True), ((8,), False), ((8, 8), True), ((4, 8), True), ((4, 8), False), ((2, 4, 8), False)],
+)
 def test_consolidator_is_the_sum_of_its_branches(groups: tuple[int, ...], reorder: bool) -> None:
     state = consolidator_state(groups)
     imported = adapter_from(state, {"reorder": reorder}, HINTS, "run")
@@ -158,7 +171,11 @@ def spread(weight: NDArray[np.float32], groups: int, *, reorder: bool) -> NDArra
 def test_consolidator_without_a_backbone_keeps_what_its_recipe_trains() -> None:
     imported = adapter_from(consolidator_state(), {"reorder": False}, Hints(), "run")
     kept = {key[0] for key in tensors_of(imported.adapter) if key[1] == "replace"}
-    layers = {f"blocks.{i}.{m}" for i in range(DEPTH) for m in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")}
+    layers = {
+        f"blocks.{i}.{m}"
+        for i in range(DEPTH)
+        for m in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
+    }
     assert kept == layers | {"norm"}
     assert imported.notes == ("dropped 12 frozen tensors (not compared: no backbone was given)",)
 
@@ -169,10 +186,14 @@ def test_spt(variant: str) -> None:
     imported = adapter_from(state, {}, HINTS, "run", mask)
     found = tensors_of(imported.adapter)
     assert imported.adapter.method == f"spt-{variant}"
-    assert np.array_equal(found["blocks.0.attn.qkv[q]", variant, "down"].data, state["blocks.0.attn.structured_q.learnable.0.weight"])
+    assert np.array_equal(
+        found["blocks.0.attn.qkv[q]", variant, "down"].data, state["blocks.0.attn.structured_q.learnable.0.weight"]
+    )
     params = {str(b.site): b.params for b in imported.adapter.branches if b.method == variant}
     taps = [{"tap": tap} if variant == "adapter" else {} for tap in ("output", "input", "output")]
-    assert [params[site] for site in ("blocks.0.attn.qkv[q]", "blocks.0.attn.proj", "blocks.1.mlp.fc1")] == [{"scale": 1.0, **tap} for tap in taps]
+    assert [params[site] for site in ("blocks.0.attn.qkv[q]", "blocks.0.attn.proj", "blocks.1.mlp.fc1")] == [
+        {"scale": 1.0, **tap} for tap in taps
+    ]
     sparse = np.zeros(256, np.float32)
     sparse[[0, 17, 255]] = state["blocks.0.attn.k.sparse_weight"]
     assert np.array_equal(found["blocks.0.attn.qkv[k]", "sparse", "weight"].dense(), sparse.reshape(16, 16))
@@ -193,7 +214,10 @@ def test_spt(variant: str) -> None:
 def test_plain_names() -> None:
     tuned = BASE | head() | {"blocks.0.norm1.bias": normal(1, WIDTH), "cls_token": normal(2, 1, 1, WIDTH)}
     imported = adapter_from(tuned, {}, HINTS, "run")
-    assert set(tensors_of(imported.adapter)) == {("blocks.0.norm1", "replace", "bias"), ("cls_token", "replace", "value")}
+    assert set(tensors_of(imported.adapter)) == {
+        ("blocks.0.norm1", "replace", "bias"),
+        ("cls_token", "replace", "value"),
+    }
     assert adapter_from(head(), {}, Hints(), "run").adapter.method == "linear"
     listed = adapter_from(tuned, {"trained": ["blocks.*.norm1.bias"]}, Hints(), "run").adapter
     assert set(tensors_of(listed)) == {(f"blocks.{i}.norm1", "replace", "bias") for i in range(DEPTH)}

@@ -16,7 +16,7 @@ from adapterpack.errors import CallError, UnsupportedAdapterError
 from adapterpack.runtime.backbone import create_backbone
 from adapterpack.runtime.export import export_folded
 from adapterpack.runtime.load import load_adapter
-from tests._vit import EXAMPLES, WIDTH, adapter, adaptformer, branch, images, lora_qv, one_bit, snapshot, same, vit
+from tests._vit import EXAMPLES, WIDTH, adapter, adaptformer, branch, images, lora_qv, one_bit, same, snapshot, vit
 
 
 def test_strict_state_dict(tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ def test_definition() -> None:
 def test_known_value() -> None:
     """A constant of the format: it must never change."""
     state = {"b": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([-0.5]), "head.weight": torch.ones(2)}
-    a, b = (hashlib.sha256(np.array(v, "<f4").tobytes()).hexdigest() for v in ([-0.5], [0, 1, 2, 3, 4, 5]))
-    assert fingerprint(state) == "sha256:" + hashlib.sha256(f"a.bias 1 {a}\nb 2x3 {b}\n".encode()).hexdigest()
-    assert fingerprint(state) == "sha256:d2000f3f3fc9e6ee9ae7a57e0a4d3a52bc7a54b5aed4f7e4c5a7c0c0a0f9f2d4" or True
+    assert fingerprint(state) == "sha256:af6252e008007a31ed2ec788a560d2baa6908c916bef60eff321d939aa569bad"
 
 
 def test_order_head_and_container_do_not_matter() -> None:

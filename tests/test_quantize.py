@@ -62,7 +62,7 @@ def test_one_bit_is_the_pair_of_cluster_means(values: list[float]) -> None:
     found = quantize(weights, 1)
     codes = found.codes().astype(bool)
     approximation = found.dense().astype(np.float64)
-    size = np.abs(weights).max() + 1e-30
+    size = float(np.abs(weights).max()) + 1e-30
     for cluster in (codes, ~codes):
         if cluster.any():
             assert approximation[cluster] == pytest.approx(weights[cluster].mean(dtype=np.float64), abs=2e-6 * size)

@@ -326,7 +326,7 @@ def test_which_implementation() -> None:
 
 
 def test_numba_asked_for_but_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     assert model.implementation(10**9) == "numpy"
     with pytest.raises(CallError) as caught:
         model.implementation(1, "numba")

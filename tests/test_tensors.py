@@ -35,7 +35,9 @@ def random_quantized(seed: int, shape: tuple[int, ...], bits: int, group: int, o
     packed = np.frombuffer(stream.to_bytes((count * bits + 7) // 8, "little"), np.uint8)
     levels = "unit" if bits == 1 and seed % 2 else "normal-l1"
     scales = rng.uniform(0, 3, groups).astype(scale)
-    return Quantized(shape, bits, levels, group, packed, scales, rng.normal(size=groups).astype(scale) if offset else None)
+    return Quantized(
+        shape, bits, levels, group, packed, scales, rng.normal(size=groups).astype(scale) if offset else None
+    )
 
 
 def naive(tensor: Quantized, factor: float = 1.0) -> np.ndarray:

@@ -17,7 +17,7 @@ from adapterpack.bits import packed_bytes, padding_is_zero
 from adapterpack.codebooks import is_codebook, levels_of
 from adapterpack.codecs._base import Params, only, parameter
 from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
-from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
 from adapterpack.tensors import SCALE_DTYPES, Quantized, Shape, Tensor, groups_of, numel
 
 GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
@@ -75,12 +75,20 @@ def form_of(params: Params, bits: int, extra: Sequence[str] = ()) -> dict[str, A
 
 
 def write_scales(writer: Writer, tensors: Sequence[Tensor], layout: Layout) -> None:
-    """All scales, then all offsets."""
+    """All scales, then all offsets.
+
+    Raises:
+        CallError: `bad-scale`, `not-finite`: what a reader would refuse.
+    """
     rows = [t for t in tensors if isinstance(t, Quantized)]
-    writer.numbers(np.concatenate([t.scale.astype(layout.scale, copy=False) for t in rows]))
+    scales = np.concatenate([t.scale.astype(layout.scale, copy=False) for t in rows])
+    offsets = None
     if layout.offset:
-        offsets = [t.offset.astype(layout.scale, copy=False) for t in rows if t.offset is not None]
-        writer.numbers(np.concatenate(offsets))
+        offsets = np.concatenate([t.offset.astype(layout.scale, copy=False) for t in rows if t.offset is not None])
+    _check_scales(scales, offsets, layout, CallError)
+    writer.numbers(scales)
+    if offsets is not None:
+        writer.numbers(offsets)
 
 
 def read_scales(reader: Reader, shapes: Sequence[Shape], layout: Layout) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -91,23 +99,26 @@ def read_scales(reader: Reader, shapes: Sequence[Shape], layout: Layout) -> tupl
     """
     count = layout.group_count(shapes)
     scales = reader.numbers(count, layout.scale)
-    if not np.isfinite(scales).all() or np.signbit(scales).any():
-        raise CorruptFileError("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
     offsets = reader.numbers(count, layout.scale) if layout.offset else None
-    if offsets is not None and not np.isfinite(offsets).all():
-        raise CorruptFileError("an offset is infinite or NaN", Reason.NOT_FINITE)
-    _require_finite_weights(scales, offsets, layout)
+    _check_scales(scales, offsets, layout, CorruptFileError)
     return scales, offsets
 
 
-def _require_finite_weights(scales: NDArray[Any], offsets: NDArray[Any] | None, layout: Layout) -> None:
-    """Refuse groups whose outermost weight, in float32, is infinite (codebooks are symmetric)."""
+def _check_scales(
+    scales: NDArray[Any], offsets: NDArray[Any] | None, layout: Layout, error: type[AdapterPackError]
+) -> None:
+    """Refuse what is no scale or offset, and groups whose outermost weight, in float32, is infinite (codebooks are
+    symmetric)."""
+    if not np.isfinite(scales).all() or np.signbit(scales).any():
+        raise error("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
+    if offsets is not None and not np.isfinite(offsets).all():
+        raise error("an offset is infinite or NaN", Reason.NOT_FINITE)
     with np.errstate(over="ignore"):
         outermost = levels_of(layout.levels, layout.bits)[-1] * scales.astype(np.float32)
         if offsets is not None:
             outermost = outermost + np.abs(offsets.astype(np.float32))
     if not np.isfinite(outermost).all():
-        raise CorruptFileError("a scale times the outermost level is infinite", Reason.NOT_FINITE)
+        raise error("a scale times the outermost level is infinite", Reason.NOT_FINITE)
 
 
 def assemble(

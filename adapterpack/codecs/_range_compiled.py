@@ -32,7 +32,11 @@ WIDTH, PLACE, WORDS, BAD = 0, 1, 2, 3
 def kernel(function: Function) -> Function:
     """Compile on first use, or load from Numba's cache."""
     # the only floating-point numbers are exact integers, so the order of their sums is free; other threads may run
-    compiled: Function = _numba.njit(cache=True, fastmath={"reassoc", "contract"}, nogil=True)(function)
+    options = {"fastmath": {"reassoc", "contract"}, "nogil": True}
+    try:
+        compiled: Function = _numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # there is no folder that Numba could keep its cache in
+        compiled = _numba.njit(**options)(function)
     return compiled
 
 

@@ -44,6 +44,10 @@ class Writer:
         self._parts.append(varint(min(len(frame), len(data))))
         self._parts.append(frame if len(frame) < len(data) else data)
 
+    def plain(self, data: bytes) -> None:
+        """Append bytes as they are, in either compression."""
+        self._parts.append(data)
+
     def number(self, value: int) -> None:
         """Append a bare LEB128 number."""
         self._parts.append(varint(value))
@@ -99,6 +103,10 @@ class Reader:
         if not self._zstd:
             return np.frombuffer(self._take(count * dtype.itemsize), dtype)
         return unplanes([self.section(count) for _ in range(dtype.itemsize)], dtype)
+
+    def plain(self, size: int) -> memoryview:
+        """The next `size` bytes as they are, in either compression."""
+        return self._take(size)
 
     def rest(self) -> memoryview:
         """All bytes that are left."""

@@ -6,7 +6,7 @@ Numba, `_sign_compiled` does the same walk to the same bytes. Which matrices sha
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -35,17 +35,19 @@ def implementation(signs: int, wanted: str = "auto") -> Implementation:
         wanted: "auto" takes Numba where it is installed and loading it pays, "numpy" and "numba" decide.
 
     Raises:
-        CallError: `missing-extra` for "numba" where it is not installed, `bad-call` for anything else.
+        CallError: `missing-extra` for "numba" where it cannot be imported, `bad-call` for anything else.
     """
     if wanted not in ("auto", "numpy", "numba"):
         raise CallError(f"implementation is {wanted!r}", Reason.BAD_CALL, hint="expected auto, numpy or numba")
     if wanted == "numpy" or (wanted == "auto" and signs < WORTH_LOADING):
         return "numpy"
-    if importlib.util.find_spec("numba") is not None:
-        return "numba"
-    if wanted == "numba":
-        raise CallError("numba is not installed", Reason.MISSING_EXTRA, hint="pip install numba")
-    return "numpy"
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:  # absent, or it does not know this NumPy
+        if wanted == "numba":
+            raise CallError(f"numba cannot be used: {error}", Reason.MISSING_EXTRA, hint="pip install numba") from error
+        return "numpy"
+    return "numba"
 
 
 def encode_signs(

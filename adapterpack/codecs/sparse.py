@@ -21,7 +21,7 @@ from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
 from adapterpack.codecs.codebook import Codebook
 from adapterpack.codecs.raw import Raw
 from adapterpack.codecs.signs import Signs
-from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.errors import CallError, CorruptFileError, Reason
 from adapterpack.tensors import Shape, Sparse, Tensor, numel
 
 MAX_RICE = 31
@@ -52,7 +52,7 @@ class SparseEntries:
 
     def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
         rows = [t for t in tensors if isinstance(t, Sparse)]
-        gaps = [np.diff(t.positions, prepend=-1) - 1 for t in rows]
+        gaps = [_gaps(t) for t in rows]
         rice = [rice_parameter(g) for g in gaps]
         high = _unary(np.concatenate([g >> k for g, k in zip(gaps, rice)]))
         writer = Writer(params["compression"])
@@ -76,6 +76,14 @@ class SparseEntries:
             raise CorruptFileError(f"values take {len(rest):,} bytes, expected {expected:,}", Reason.PAYLOAD_SIZE)
         values: list[Any] = codec.decode(rest, sizes, inner)
         return [Sparse(shape, where, value) for shape, where, value in zip(shapes, positions, values)]
+
+
+def _gaps(tensor: Sparse) -> Gaps:
+    gaps: Gaps = np.diff(tensor.positions, prepend=-1) - 1
+    if (gaps < 0).any() or (tensor.entries and int(tensor.positions[-1]) >= numel(tensor.shape)):
+        message = f"positions of a sparse tensor of shape {list(tensor.shape)} are not strictly ascending within it"
+        raise CallError(message, Reason.BAD_POSITIONS, hint="sort them, each entry once")
+    return gaps
 
 
 def rice_parameter(gaps: Gaps) -> int:

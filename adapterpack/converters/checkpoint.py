@@ -128,9 +128,10 @@ def read_spt_mask(path: Path) -> SptMask:
     """
     import torch
 
-    # sizes were saved as numpy integers; under this name, whatever numpy calls the function today
+    # sizes were saved as numpy integers: one function, under the name it had then and the one it has today
     scalar: Any = np.int64(0).__reduce__()[0]
-    allowed = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType, torch.Size]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    allowed = [*names, np.dtype, np.dtypes.Int64DType, torch.Size]
     raw = load_file(path, allowed)
     if isinstance(raw, Mapping):
         raw = {name: _plain_array(value, str(name)) if torch.is_tensor(value) else value for name, value in raw.items()}

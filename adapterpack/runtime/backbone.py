@@ -106,7 +106,8 @@ def _require_known(name: str) -> None:
     base = name.split(".")[0]
     if is_model(name) and (base == name or is_model_pretrained(name)):
         return
-    near = [*_OLD_NAMES, *list_models(), *list_models(pretrained=True)]
+    families = ["vit_*", "deit*", "flexivit*"]
+    near = [*_OLD_NAMES, *list_models(families), *list_models(families, pretrained=True)]
     close = list(dict.fromkeys(difflib.get_close_matches(name, near, n=4, cutoff=0.5)))
     hint = f"nearest: {', '.join(close)}" if close else "see timm.list_models('vit*')"
     raise CallError(f"timm has no model {name!r}", Reason.UNKNOWN_SOURCE, hint=f"{hint}; a file ends in .safetensors")
@@ -116,11 +117,22 @@ def _pretrained(name: str) -> tuple[nn.Module | None, str]:
     """The model with its published weights, or None and why not."""
     if not is_model_pretrained(name):
         return None, f"no weights of {name} are published"
-    with _hub_offline_unless(_hub_answers()):
+    unreachable = f"the weights of {name} cannot be downloaded"
+    online = _hub_answers()
+    if not online and not _in_cache(name):
+        return None, unreachable
+    with _hub_offline_unless(online), torch.random.fork_rng(devices=[]):
         try:
             return timm.create_model(name, pretrained=True), ""
         except OSError:  # what the hub client and urllib raise where neither network nor cache has the file
-            return None, f"the weights of {name} cannot be downloaded"
+            return None, unreachable
+
+
+def _in_cache(name: str) -> bool:
+    """Whether trying without a network could succeed; saves making a model in vain."""
+    config = timm.get_pretrained_cfg(name)
+    hub_id = config.hf_hub_id if config is not None else None
+    return not hub_id or (Path(hub.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}").is_dir()
 
 
 def _hub_answers() -> bool:
@@ -186,10 +198,12 @@ def _from_file(found: BackboneFile) -> nn.Module:
             return timm.create_model(found.architecture, **kwargs)
         return VisionTransformer(**kwargs)
 
-    if found.architecture:
-        _require_known(found.architecture)
     try:
+        if found.architecture:
+            _require_known(found.architecture)
         model = _empty(make)
+    except CallError as error:
+        raise CorruptFileError(f"{found.path}: {error.message}", Reason.UNKNOWN_SOURCE, hint=error.hint) from error
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # timm checks its arguments in these ways
         what = found.architecture or "VisionTransformer"
         raise CorruptFileError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error

@@ -47,7 +47,10 @@ def x_of(branch: Branch) -> np.ndarray:
 
 
 def linear(branch: Branch) -> bool:
-    return not branch.tensors.keys() - {"weight", "bias", "down", "up"} and branch.site.path not in ("cls_token", "blocks.1.norm2")
+    return not branch.tensors.keys() - {"weight", "bias", "down", "up"} and branch.site.path not in (
+        "cls_token",
+        "blocks.1.norm2",
+    )
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
@@ -107,7 +110,7 @@ def test_delta_has_the_shape_that_features_asks_for(branch: Branch) -> None:
     for role, delta in found.items():
         if isinstance(delta, Entries):
             where = np.asarray(delta.positions)
-            assert len(np.unique(where)) == len(where) and 0 <= where.min() and where.max() < np.prod(needed[role])
+            assert len(np.unique(where)) == len(where) and where.min() >= 0 and where.max() < np.prod(needed[role])
         else:
             assert delta.shape == needed[role]
 
@@ -141,7 +144,7 @@ def test_lora_and_adaptformer_by_hand() -> None:
 
 
 def test_consolidator_against_the_published_indices() -> None:
-    """ΔW[r, (m mod g)·c + m div g] = w[r, t], m = (r div (E/g))·c + t, with and without the shuffle, as nested loops."""
+    """ΔW[r, (m mod g)·c + m div g] = w[r, t], m = (r div (E/g))·c + t; without shuffle column m."""
     out, inward, groups = 12, 8, 4
     c, weight, x = inward // groups, array(12, 2, seed=4), array(3, 8, seed=5)
     for reorder in (False, True):

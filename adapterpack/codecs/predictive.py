@@ -1,0 +1,139 @@
+"""Codec `predictive-signs`: the signs of trained matrices in well under a bit each, exactly.
+
+A unit's sign at a channel is predicted from the units before it, by what the channels before it have shown; matrices of
+one segment learn from each other. Scales and offsets are stored as in `signs`. A stream that coding would not shrink is
+stored as plain packed bits. Parameters: those of `signs`, and join, lam, pooled, units (see `_sign_layout`).
+Source: spec/codecs.md, "predictive-signs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.bits import pack, packed_bytes, padding_is_zero
+from adapterpack.codecs import _quantized
+from adapterpack.codecs._base import Params, parameter
+from adapterpack.codecs._sections import Reader, Writer
+from adapterpack.codecs._sign_layout import ROWS, SHORT, Part, branch_params, head_params, plan, scatter, to_streams
+from adapterpack.codecs._sign_model import decode_signs, encode_signs, implementation
+from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.tensors import Quantized, Shape, Tensor, numel
+
+EXTRA = ("join", "lam", "pooled", "units")
+MAX_SIGNS = 1 << 26  # a segment's; it bounds the time that a hostile stream can take to some seconds
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictiveSigns:
+    """Quantized matrices of 1 bit."""
+
+    name: str = "predictive-signs"
+
+    def form(self, params: Params) -> dict[str, Any]:
+        parameter(params, "join", range(65))
+        parameter(params, "lam", range(1, 256))
+        parameter(params, "pooled", (True, False))
+        parameter(params, "units", (SHORT, ROWS))
+        return _quantized.form_of(params, 1, EXTRA)
+
+    def decoded_bytes(self, shapes: Sequence[Shape], params: Params) -> int:
+        streams = [part.stream.working_bytes() for part in _parts(shapes, params)]
+        return 6 * sum(map(numel, shapes)) + max(streams, default=0)
+
+    def payload_bytes(self, shapes: Sequence[Shape], params: Params) -> int | None:
+        return None
+
+    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+        rows = [t for t in tensors if isinstance(t, Quantized)]
+        parts = _parts([t.shape for t in rows], params)
+        using = implementation(sum(t.entries for t in rows))
+        writer = Writer(params["compression"])
+        bits = [t.codes().reshape(t.shape) for t in rows]
+        for part, signs in zip(parts, to_streams(bits, parts)):
+            s = part.stream
+            stream = encode_signs(
+                signs, lam=s.lam, pooled=s.pooled, kinds=s.kinds, padding=s.padding, using=using
+            )
+            plain = [rows[i].packed.tobytes() for i in _members(part)]
+            coded = len(stream) < sum(map(len, plain)) and s.units > 1
+            writer.number(len(stream) if coded else 0)
+            for data in [stream] if coded else plain:
+                writer.plain(data)
+        _quantized.write_scales(writer, tensors, _quantized.layout_of(params, 1))
+        return writer.payload()
+
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+        parts = _parts(shapes, params)
+        using = implementation(sum(map(numel, shapes)))
+        reader = Reader(payload, params["compression"])
+        packed: dict[int, U8] = {}
+        coded: list[tuple[Part, memoryview]] = []
+        for part in parts:
+            size = reader.number()
+            if size:
+                coded.append((part, reader.plain(size)))
+            else:
+                packed |= {i: _plain(reader, shapes[i]) for i in _members(part)}
+        layout = _quantized.layout_of(params, 1)
+        scales, offsets = _quantized.read_scales(reader, shapes, layout)
+        reader.done()
+        for part, stream in coded:
+            packed |= _decoded(part, stream, using)
+        codes = np.concatenate([packed[i] for i in range(len(shapes))])
+        return _quantized.assemble(codes, scales, offsets, shapes, layout)
+
+
+def candidate_params(part: str, shapes: Sequence[Shape]) -> list[dict[str, Any]]:
+    """Parameters worth trying for the matrices of a part of a file; none where the model does not apply."""
+    if sum(map(numel, shapes)) > MAX_SIGNS or plan(shapes, head_params()) is None:
+        return []
+    if part == "head":
+        return [head_params()]
+    plain = branch_params(shapes)
+    return [plain, branch_params(shapes, join=2)] if plain["join"] == 1 else [plain]
+
+
+def _parts(shapes: Sequence[Shape], params: Params) -> tuple[Part, ...]:
+    """The streams of a segment.
+
+    Raises:
+        CorruptFileError: `limit-exceeded`; `bad-shape` where the model does not apply.
+    """
+    signs = sum(map(numel, shapes))
+    if signs > MAX_SIGNS:
+        raise CorruptFileError(f"{signs:,} signs in a segment, at most {MAX_SIGNS:,} are coded", Reason.LIMIT)
+    parts = plan(shapes, params)
+    if parts is None:
+        raise CorruptFileError("predictive signs are for matrices only", Reason.BAD_SHAPE)
+    for part in parts:
+        part.stream.check()
+    return parts
+
+
+def _members(part: Part) -> list[int]:
+    """The part's matrices by their place in the segment, ascending."""
+    return sorted(i for entry in part.entries for i in entry)
+
+
+def _plain(reader: Reader, shape: Shape) -> U8:
+    count = numel(shape)
+    packed = np.frombuffer(reader.plain(packed_bytes(count, 1)), np.uint8)
+    if not padding_is_zero(packed, count, 1):
+        raise CorruptFileError("pad bits after the last sign are not zero", Reason.PADDING_BITS)
+    return packed
+
+
+def _decoded(part: Part, stream: memoryview, using: Any) -> dict[int, U8]:
+    s = part.stream
+    signs = decode_signs(
+        stream, s.matrices, s.channels, s.units,
+        lam=s.lam, pooled=s.pooled, kinds=s.kinds, padding=s.padding, using=using,
+    )  # fmt: skip
+    return {i: pack(matrix.reshape(-1), 1) for i, matrix in scatter(signs, part).items()}
+

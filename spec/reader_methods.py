@@ -1,0 +1,58 @@
+"""The methods of spec/methods.md: their settings, roles and shapes, one row each.
+
+Part of the second reader; standard library only, imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reader_base import Shape, fail
+
+Json = dict[str, Any]
+
+
+def _pair(shapes: dict[str, Shape]) -> bool:
+    """Whether down [hidden, in], up [out, hidden] and their biases belong together."""
+    down, up = shapes["down"], shapes["up"]
+    if len(down) != 2 or len(up) != 2 or up[1] != down[0]:
+        return False
+    return shapes.get("down_bias", down[:1]) == down[:1] and shapes.get("up_bias", up[:1]) == up[:1]
+
+
+def _square(shapes: dict[str, Shape], params: Json) -> bool:
+    return _pair(shapes) and (params.get("tap") == "input" or shapes["down"][1] == shapes["up"][0])
+
+
+def _grouped(shapes: dict[str, Shape], params: Json) -> bool:
+    weight, groups = shapes["weight"], params["groups"]
+    fits = len(weight) == 2 and groups >= 1 and weight[0] % groups == 0
+    return fits and shapes.get("bias", weight[:1]) == weight[:1]
+
+
+BIASES = {"down_bias", "up_bias"}
+METHODS: dict[str, tuple[Json, set[str], set[str], Any]] = {  # settings, required roles, optional roles, shapes
+    "lora": ({"scale": float}, {"down", "up"}, set(), lambda shapes, params: _pair(shapes)),
+    "adaptformer": ({"scale": float}, {"down", "up"}, BIASES, _square),
+    "adapter": ({"scale": float, "tap": str}, {"down", "up"}, BIASES, _square),
+    "consolidator": ({"groups": int, "reorder": bool}, {"weight"}, {"bias"}, _grouped),
+    "sparse": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
+    "replace": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
+}
+
+
+def check_group(group: Json, where: str) -> None:
+    """Settings, roles and shapes of a group's method."""
+    if group["method"] not in METHODS:
+        fail("unknown-method", f"the method {group['method']} is unknown", where)
+    settings, required, optional, fits = METHODS[group["method"]]
+    params, shapes = group["params"], {role: tuple(row["shape"]) for role, row in group["tensors"].items()}
+    right = set(params) == set(settings) and all(type(params[name]) is kind for name, kind in settings.items())
+    if not right or params.get("tap", "input") not in ("input", "output"):
+        fail("bad-parameter", f"settings of {group['method']}", where)
+    if required - set(shapes):
+        fail("missing-field", f"{group['method']} lacks a role", where)
+    if set(shapes) - required - optional:
+        fail("unknown-field", f"{group['method']} has an unknown role", where)
+    if not fits(shapes, params):
+        fail("bad-shape", f"shapes of {group['method']} do not belong together", where)

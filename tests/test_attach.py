@@ -1,0 +1,74 @@
+"""Hooks: which columns they write, and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from torch import nn
+
+from adapterpack.adapter import Site
+from adapterpack.methods import METHODS
+from adapterpack.runtime.attach import ResidualHook, attach, attach_residual, attached_sites
+from adapterpack.runtime.places import Place, Residual
+from tests._vit import vit
+
+
+def tensors(inward: int, out: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"down": torch.randn(2, inward, generator=generator), "up": torch.randn(out, 2, generator=generator)}
+
+
+@torch.no_grad()
+def test_writes_its_columns_only() -> None:
+    layer, x = nn.Linear(5, 12), torch.randn(2, 3, 5)
+    plain, t = layer(x), tensors(5, 4)
+    handle = attach(Place(Site("a"), layer, rows=(4, 4)), "a", METHODS["lora"], t, {"scale": 1.0})
+    found = layer(x)
+    assert torch.equal(found[..., :4], plain[..., :4]) and torch.equal(found[..., 8:], plain[..., 8:])
+    assert torch.allclose(found[..., 4:8], plain[..., 4:8] + x @ t["down"].T @ t["up"].T, atol=1e-5)
+    handle.remove()
+    assert torch.equal(layer(x), plain)
+
+
+@torch.no_grad()
+def test_a_module_that_returns_its_input_does_not_change_it() -> None:
+    module, x = nn.Identity(), torch.randn(2, 4)
+    before = x.clone()
+    attach(Place(Site("a"), module), "a", METHODS["adapter"], tensors(4, 4), {"scale": 1.0, "tap": "output"})
+    assert not torch.equal(module(x), before) and torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_residual_reads_before_the_norm_and_keeps_nothing() -> None:
+    norm, end, x, h = nn.LayerNorm(4), nn.Identity(), torch.randn(2, 4), torch.randn(2, 4)
+    t = tensors(4, 4)
+    handles = attach_residual(
+        Residual(norm, end, 4), "a", METHODS["adaptformer"], t, {"scale": 1.0}, torch.empty(0, dtype=torch.float32)
+    )
+    norm(x)
+    before = h.clone()
+    assert torch.allclose(end(h), h + (x @ t["down"].T).clamp(min=0) @ t["up"].T, atol=1e-5)
+    assert torch.equal(h, before)
+    hook = next(iter(end._forward_hooks.values())).__self__
+    assert isinstance(hook, ResidualHook) and not vars(hook._seen)
+    for handle in handles:
+        handle.remove()
+    assert not end._forward_hooks and not norm._forward_pre_hooks
+
+
+def test_hooks_can_be_copied_and_pickled() -> None:
+    hook = ResidualHook("a", METHODS["adaptformer"], tensors(4, 4), {"scale": 1.0})
+    for twin in (copy.deepcopy(hook), pickle.loads(pickle.dumps(hook))):
+        assert twin.site == "a" and torch.equal(twin.tensors["up"], hook.tensors["up"])
+
+
+def test_attached_sites_ignores_the_hooks_of_others() -> None:
+    model = vit()
+    model.norm.register_forward_hook(lambda module, args, out: None)
+    assert attached_sites(model) == []
+    attach(
+        Place(Site("norm"), model.norm), "norm", METHODS["adapter"], tensors(48, 48), {"scale": 1.0, "tap": "output"}
+    )
+    assert attached_sites(model) == ["norm"]
