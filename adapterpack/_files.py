@@ -81,6 +81,10 @@ class FileObjectSource:
 
     def __init__(self, file: BinaryIO) -> None:
         self.name = str(getattr(file, "name", "<file object>"))
+        if isinstance(file, io.TextIOBase):
+            raise CallError(
+                "the file object gives text", Reason.BAD_CALL, hint='open it in binary mode: open(path, "rb")'
+            )
         if not file.seekable():
             raise CallError("the file object cannot seek", Reason.BAD_CALL, hint="pass its bytes: open(f.read())")
         self._file = file
@@ -160,11 +164,18 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise before any work is done when `path` exists and may not be replaced.
 
     Raises:
-        CallError: `file-exists`, or `not-a-file` for a folder.
+        CallError: `file-exists`, or `not-a-file` for a folder, pipe or device, which `force` does not replace either.
     """
-    if path.is_dir():
+    try:
+        with _os_errors(str(path)):
+            mode, folder = path.lstat().st_mode, path.is_dir()
+    except MissingFileError:
+        return
+    if folder:
         raise CallError(f"{path} is a folder", Reason.NOT_A_FILE, hint="give a file name for the output")
-    if not force and os.path.lexists(path):
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise CallError(f"{path} is no regular file", Reason.NOT_A_FILE, hint="give a file name for the output")
+    if not force:
         raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force (force=True) to replace it")
 
 
@@ -219,6 +230,8 @@ def _os_errors(name: str) -> Iterator[None]:
         raise MissingFileError(f"{name}: no such file or folder", Reason.MISSING_FILE, hint="check the path") from error
     except OSError as error:
         raise CallError(f"{name}: {error.strerror or error}", Reason.IO) from error
+    except ValueError as error:  # a NUL in the path
+        raise CallError(f"{name!r} is no path: {error}", Reason.BAD_CALL) from error
 
 
 @contextlib.contextmanager

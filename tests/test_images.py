@@ -96,7 +96,7 @@ def test_top_classes() -> None:
 
 
 def test_wrong_size_is_refused() -> None:
-    with pytest.raises(UnsupportedAdapterError, match="224×224.*32×32"):
+    with pytest.raises(UnsupportedAdapterError, match=r"224×224.*32×32"):
         top_classes(vit(), torch.rand(3, 224, 224))
     assert len(top_classes(vit(dynamic_img_size=True), torch.rand(3, 64, 64))) == 5
 

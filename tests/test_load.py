@@ -628,5 +628,13 @@ def test_device_moves_the_model_after_the_checks() -> None:
     load_adapter(adapter(lora_qv(), model), model, device="cpu").unload()
 
 
+def test_writing_is_in_full_precision_and_without_gradients() -> None:
+    model = vit()
+    a = torch.rand(4, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16), load_module.writing(model):
+        product = a @ a
+    assert product.dtype == torch.float32 and not product.requires_grad
+
+
 def test_depth_constant_matches() -> None:
     assert len(vit().blocks) == DEPTH

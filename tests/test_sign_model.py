@@ -182,6 +182,7 @@ def sign_streams(draw: st.DrawFn) -> tuple[U8, dict[str, Any]]:
 def test_round_trip_in_every_implementation(case: tuple[U8, dict[str, Any]]) -> None:
     signs, params = case
     stream = model.encode_signs(signs, **params)
+    assert len(stream) >= streams.Stream(*signs.shape, **params).least_bytes()
     assert np.array_equal(model.decode_signs(stream, *signs.shape, **params), signs)
     assert np.array_equal(reader.decode(stream, *signs.shape, **params), signs)
     if HAS_NUMBA:
@@ -209,14 +210,27 @@ def test_round_trip_at_the_limits(shape: tuple[int, int, int], params: dict[str,
     assert np.array_equal(model.decode_signs(stream, *shape, **params, using=using), signs)
 
 
-@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
-@pytest.mark.parametrize("flip", [0.0, 0.001, 0.3])
-def test_integers_stay_exact_at_the_extremes(flip: float) -> None:
-    """λ = 1, many channels and equal units give the smallest pivots; int64 (Numba) and float64 (NumPy) must agree."""
+@pytest.mark.parametrize(("rank", "flip"), [(1, 0.0), (1, 0.001), (3, 0.0), (3, 0.001), (40, 0.01)])
+def test_factors_stay_exact_at_the_extremes(rank: int, flip: float) -> None:
+    """Equal units, the most channels and λ = 1 give the smallest pivots and the largest quotients."""
     rng = np.random.default_rng(9)
-    signs = (np.ones((2, 4096, 40), np.uint8) ^ (rng.random((2, 4096, 40)) < flip)).astype(np.uint8)
-    params = {"lam": 1, "pooled": True, "kinds": 1}
-    assert model.encode_signs(signs, **params) == model.encode_signs(signs, **params, using="numba")
+    patterns = rng.choice([-1.0, 1.0], (2, rank, 4095))
+    signs = patterns[:, rng.integers(0, rank, 100)] * np.where(rng.random((2, 100, 4095)) < flip, -1, 1)
+    gram = signs @ signs.transpose(0, 2, 1)
+    a, total = block.regularised(streams.Stream(2, 4096, 100, 1, True, 2), gram, 4095)
+    lower, diagonal = block.factor(a)
+    plain = reader.Model(2, 100, 1, True, 2)
+    plain.gram = gram.astype(int).tolist()
+    expected, r = plain.factor(0, 4095)
+    assert (lower[0] * 16384).astype(int).tolist() == expected
+    assert np.floor(512 * total / diagonal[0]).astype(int).tolist() == r
+    if HAS_NUMBA:
+        from adapterpack.codecs import _sign_compiled as compiled
+
+        found, found_r = np.zeros((2, 100, 100)), np.zeros((2, 100))
+        compiled._factor_all(gram, 4095, 1, True, found, found_r)
+        assert found[0].astype(int).tolist() == expected
+        assert found_r[0].astype(int).tolist() == r
 
 
 def test_random_signs_cost_hardly_more_than_plain_ones() -> None:
@@ -294,6 +308,13 @@ def test_limits_are_checked_before_anything(shape: Any, change: dict[str, int], 
     with pytest.raises(CorruptFileError) as caught:
         model.decode_signs(b"", *shape, **params)
     assert caught.value.reason == reason
+
+
+def test_a_few_bytes_cannot_ask_for_hours_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_walk", None)
+    with pytest.raises(CorruptFileError) as caught:
+        model.decode_signs(bytes(60_000), 128, 4096, 512, lam=1, pooled=True, kinds=2)
+    assert caught.value.reason == "bad-stream"
 
 
 def test_encoder_refuses_what_it_would_lose() -> None:

@@ -59,7 +59,9 @@ class Learned:
 
     def add(self, bits: U8, block: Block) -> None:
         """Take over a finished block, `bits` being [U, M, channels]."""
-        signs = 2.0 * bits.transpose(1, 0, 2) - 1.0
+        signs = bits.transpose(1, 0, 2).astype(np.float32)  # sums of at most 120 terms are exact in it
+        signs *= 2
+        signs -= 1
         self.gram += signs @ signs.transpose(0, 2, 1)
         self.misses += block.missed.sum(axis=2).T
 

@@ -17,12 +17,12 @@ from adapterpack.codecs._range import RangeReader, RangeWriter
 from adapterpack.codecs._sign_block import Block, Learned
 from adapterpack.codecs._sign_stream import Stream, from_visited, to_visited
 from adapterpack.codecs._sign_tables import block_bounds
-from adapterpack.errors import CallError, Reason
+from adapterpack.errors import CallError, CorruptFileError, Reason
 
 U8 = NDArray[np.uint8]
 Implementation = Literal["numpy", "numba"]
-# Loading Numba and its cached kernels takes as long as NumPy takes longer for so many signs (0.24 s and 62 ns a sign).
-WORTH_LOADING = 4_000_000
+# Loading Numba and its cached kernels takes as long as NumPy takes longer for so many signs (0.26 s, 75 ns a sign).
+WORTH_LOADING = 3_500_000
 # (bits [matrices, channels] to read or to fill in, their probabilities of 1)
 CodeBits = Callable[[U8, NDArray[np.float32]], None]
 
@@ -111,6 +111,10 @@ def decode_signs(
     """
     expected = Stream(M, C, U, lam, pooled, kinds, padding)
     expected.check()
+    if len(stream) < expected.least_bytes():
+        raise CorruptFileError(
+            f"a sign stream of {len(stream)} bytes, expected at least {expected.least_bytes()}", Reason.BAD_STREAM
+        )
     if using == "numba":
         from adapterpack.codecs import _sign_compiled
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterpack.codecs._sign_tables import MAX_CHANNELS, MAX_LAMBDA, MAX_MATRICES, MAX_UNITS, visiting_order
+from adapterpack.codecs._sign_tables import BLOCKS, MAX_CHANNELS, MAX_LAMBDA, MAX_MATRICES, MAX_UNITS, visiting_order
 from adapterpack.errors import CallError, CorruptFileError, Reason
 
 U8 = NDArray[np.uint8]
@@ -42,6 +42,15 @@ class Stream:
     def working_bytes(self) -> int:
         """An upper bound of the memory that coding needs, in bytes."""
         return self.matrices * self.units * (6 * 8 * self.units + 4 * self.channels + 4096) + (1 << 20)
+
+    def least_bytes(self) -> int:
+        """A lower bound of the stream's length: nothing predicts the first unit and the first block, a bit a sign.
+
+        It keeps a few bytes from asking for hours of work.
+        """
+        first_block = min(BLOCKS[0], self.channels)
+        bits = self.matrices * self.channels + first_block * (self.matrices * (self.units - 1) - self.padding)
+        return -(-bits // 32) * 4
 
     def check(self) -> None:
         """Refuse what would take the work out of bounds, or the integers out of the range where they are exact.

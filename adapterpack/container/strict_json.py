@@ -48,9 +48,11 @@ def loads(data: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CorruptFileError(f"the key {twice[:80]!r} is given twice", Reason.DUPLICATE_KEY)
+        seen: set[str] = set()
+        for name, _ in pairs:  # one pass: the file chose how many keys there are
+            if name in seen:
+                raise CorruptFileError(f"the key {name[:80]!r} is given twice", Reason.DUPLICATE_KEY)
+            seen.add(name)
     return found
 
 

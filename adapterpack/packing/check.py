@@ -57,13 +57,27 @@ def check_adapter(adapter: Adapter) -> None:
 def _check_names(adapter: Adapter) -> None:
     if not adapter.branches and adapter.head is None:
         raise UnsupportedAdapterError("the adapter is empty: no branch and no head", Reason.NOT_EXPRESSIBLE)
-    strict_json.loads(strict_json.dumps({"name": adapter.name, "metadata": dict(adapter.metadata)}))
+    _check_described(adapter)
     if adapter.labels is not None and (adapter.head is None or len(adapter.labels) != adapter.head.classes):
         classes = adapter.head.classes if adapter.head else 0
         hint = "give one name a class, in the head's order"
         raise UnsupportedAdapterError(
             f"{len(adapter.labels)} class names for {classes} classes", Reason.BAD_LABELS, hint=hint
         )
+
+
+def _check_described(adapter: Adapter) -> None:
+    """What goes into the index as text must come out of it the same."""
+    described = {"name": adapter.name, "metadata": dict(adapter.metadata), "backbone": adapter.backbone.name}
+    try:
+        same = strict_json.loads(strict_json.dumps(described)) == described
+    except (TypeError, ValueError) as error:  # no JSON value, NaN, a lone surrogate
+        if isinstance(error, CorruptFileError):
+            raise
+        raise UnsupportedAdapterError(f"name or metadata: {error}", Reason.NOT_EXPRESSIBLE) from error
+    if not same:
+        hint = "use text as keys, and lists instead of tuples"
+        raise UnsupportedAdapterError("metadata is not what JSON can hold", Reason.NOT_EXPRESSIBLE, hint=hint)
 
 
 def _check(method: Method, params: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> None:

@@ -36,14 +36,16 @@ def describe_task(entry: TaskEntry) -> Json:
     `dense_bytes` is both in float32; `bits_per_weight` is every byte of the adapter part over its parameters.
     """
     bytes_by_part = {"adapter": 0, "head": 0, "metadata": 0}
-    parts = _parts(entry)
-    for segment, part in zip(entry.segments, parts):
+    counts = dict(bytes_by_part)
+    parts = _segment_parts(entry)
+    for segment, (part, entries) in zip(entry.segments, parts):
         bytes_by_part[part] += segment.size
-    parameters, head = _parameters(entry)
+        counts[part] += entries
+    parameters, head = counts["adapter"], counts["head"]
     return {
         "name": entry.name,
         "method": entry.method,
-        "bits": _bits(entry),
+        "bits": _bits(entry, parts),
         "parameters": parameters,
         "head_parameters": head,
         "bytes": sum(bytes_by_part.values()),
@@ -59,7 +61,7 @@ def describe_task(entry: TaskEntry) -> Json:
 def describe_tensors(entry: TaskEntry) -> list[Json]:
     """A row for each group, role and segment: sites, shape, codec, and the segment's bits a weight."""
     rows: list[Json] = []
-    entries = [_segment_entries(entry, i) for i in range(len(entry.segments))]
+    entries = [count for _, count in _segment_parts(entry)]
     for group in entry.groups:
         for role, row in group.tensors.items():
             segment = entry.segments[row.segment]
@@ -102,40 +104,28 @@ def _rate(size: int, entries: int) -> float | None:
     return round(8 * size / entries, 4) if entries else None
 
 
-def _parts(entry: TaskEntry) -> list[str]:
+def _segment_parts(entry: TaskEntry) -> list[tuple[str, int]]:
+    """The part and the number of entries of each segment, in one pass over the tensors."""
     parts = ["metadata"] * len(entry.segments)
+    entries = [0] * len(entry.segments)
     for row, part in entry.rows():
         parts[row.segment] = part
-    return parts
-
-
-def _is_sparse(entry: TaskEntry, segment: int) -> bool:
-    return entry.segments[segment].codec == "sparse"
-
-
-def _segment_entries(entry: TaskEntry, number: int) -> int:
-    if _is_sparse(entry, number):
-        return int(entry.segments[number].params.get("entries", 0))
-    return sum(numel(row.shape) for row, _ in entry.rows() if row.segment == number)
-
-
-def _parameters(entry: TaskEntry) -> tuple[int, int]:
-    counts = {"adapter": 0, "head": 0, "metadata": 0}
-    for number, part in enumerate(_parts(entry)):
-        if part != "metadata":
-            counts[part] += _segment_entries(entry, number)
-    return counts["adapter"], counts["head"]
-
-
-def _bits(entry: TaskEntry) -> int | None:
-    """The bit width of most of the adapter's weights (of the head's, where there is no adapter)."""
-    parts = _parts(entry)
-    part = "adapter" if "adapter" in parts else "head"
-    widths: dict[int, int] = {}
+        entries[row.segment] += numel(row.shape)
     for number, segment in enumerate(entry.segments):
-        if parts[number] == part and segment.codec in CODECS:
+        if segment.codec == "sparse":
+            count = segment.params.get("entries")
+            entries[number] = count if type(count) is int and count > 0 else 0  # unchecked until the task is read
+    return list(zip(parts, entries))
+
+
+def _bits(entry: TaskEntry, parts: list[tuple[str, int]]) -> int | None:
+    """The bit width of most of the adapter's weights (of the head's, where there is no adapter)."""
+    wanted = "adapter" if any(part == "adapter" for part, _ in parts) else "head"
+    widths: dict[int, int] = {}
+    for segment, (part, entries) in zip(entry.segments, parts):
+        if part == wanted and segment.codec in CODECS:
             width = _width(segment.codec, segment.params)
-            widths[width] = widths.get(width, 0) + _segment_entries(entry, number)
+            widths[width] = widths.get(width, 0) + entries
     return max(widths, key=lambda width: widths[width]) if widths else None
 
 
@@ -158,5 +148,5 @@ def _settings(entry: TaskEntry) -> Json:
         return group.site_count() * sum(numel(row.shape) for row in group.tensors.values())
 
     group = max(entry.groups, key=weight)
-    dim = {"dim": group.tensors["down"].shape[0]} if "down" in group.tensors else {}
-    return {**dict(group.params), **dim}
+    down = group.tensors["down"].shape if "down" in group.tensors else ()
+    return {**dict(group.params), **({"dim": down[0]} if down else {})}

@@ -53,20 +53,28 @@ def fingerprint(source: Union[nn.Module, Mapping[str, torch.Tensor]]) -> str:
 def state_of(model: nn.Module) -> State | None:
     """What changes when a tensor of the backbone is written to or replaced; None where torch keeps no record of it."""
     marks: list[int] = []
-    waiting = [module for name, module in model._modules.items() if name not in HEADS]
-    tensors = [*model._parameters.values(), *model._buffers.values()]
-    for module in waiting:  # grows while it is walked
-        if module is not None:
-            tensors += module._parameters.values()
-            tensors += module._buffers.values()
-            waiting += module._modules.values()
     try:
-        for tensor in tensors:
+        for tensor in _backbone_tensors(model):
             if tensor is not None:
                 marks += (id(tensor), tensor.data_ptr(), tensor._version)
     except RuntimeError:  # inference tensors have no version
         return None
     return tuple(marks)
+
+
+def _backbone_tensors(model: nn.Module) -> list[torch.Tensor | None]:
+    """All parameters and buffers but the classifier's; most dicts are empty, and the walk is a good part of a load."""
+    tensors: list[torch.Tensor | None] = [*model._parameters.values(), *model._buffers.values()]
+    waiting = [module for name, module in model._modules.items() if name not in HEADS]
+    for module in waiting:  # grows while it is walked
+        if module is not None:
+            if module._parameters:
+                tensors += module._parameters.values()
+            if module._buffers:
+                tensors += module._buffers.values()
+            if module._modules:
+                waiting += module._modules.values()
+    return tensors
 
 
 def remember(model: nn.Module, found: str) -> None:

@@ -43,9 +43,10 @@ def _show_file(out: Console, file: Json) -> None:
 
 def _row(task: Json) -> list[str]:
     rate, settings = task["bits_per_weight"], task["settings"]
-    method = " ".join(
-        [task["method"], *(f"{name}={settings[name]:g}" for name in ("dim", "scale") if name in settings)]
-    )
+    shown = [
+        name for name in ("dim", "scale") if isinstance(settings.get(name), (int, float))
+    ]  # a file may hold others
+    method = " ".join([task["method"], *(f"{name}={settings[name]:g}" for name in shown)])
     return [
         task["name"],
         method,

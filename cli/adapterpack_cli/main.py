@@ -16,6 +16,7 @@ from typing import TextIO
 import click
 
 import adapterpack
+from adapterpack.errors import printable
 
 # command → module; imported when asked for, so that `inspect` does not pay for `load`
 _COMMANDS = {
@@ -77,12 +78,16 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_status
     if isinstance(error, click.UsageError):
         place = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        return " ".join(error.format_message().split()) + place, 2
+        return _one_line(error) + place, 2
     if isinstance(error, click.ClickException):
-        return " ".join(error.format_message().split()), error.exit_code
+        return _one_line(error), error.exit_code
     if isinstance(error, MemoryError):
         return "out of memory; close other programs or use a machine with more", 1
     return "interrupted", 130
+
+
+def _one_line(error: click.ClickException) -> str:
+    return printable(" ".join(error.format_message().split()))
 
 
 def _show_warning(
