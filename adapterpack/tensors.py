@@ -7,6 +7,7 @@ Arrays are read-only by convention; nothing in the package writes to an array it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Union
@@ -183,65 +184,76 @@ def same_tensor(one: Tensor, other: Tensor) -> bool:
     return b"".join(map(bytes, one.content())) == b"".join(map(bytes, other.content()))
 
 
-def inflate(tensors: list[Quantized], factor: float = 1.0) -> list[F32]:
+def inflate(tensors: Sequence[Quantized], factors: Sequence[float] | None = None) -> list[F32]:
     """The weights of many tensors at once, each float32 [shape].
 
-    Tensors of one shape and form are expanded by a single table lookup, which is what makes loading a file of 48
-    small matrices cheap. With a `factor` every weight w is float32(factor·w), rounded once after w itself.
+    Tensors of one size and form are expanded together, which is what makes loading a file of 48 small matrices cheap.
+    Where a factor f is not 1, every weight w of that tensor becomes float32(f·w), rounded once after w itself.
 
     Args:
         tensors: any mixture of shapes and forms.
-        factor: for example the scale of a LoRA branch.
+        factors: one a tensor, for example the scale of a LoRA branch; None for all 1.
     """
     out: list[F32] = [_EMPTY] * len(tensors)
     alike: dict[tuple[object, ...], list[int]] = {}
     for i, t in enumerate(tensors):
-        dtype = t.scale.dtype.str
-        alike.setdefault((t.shape, t.bits, t.levels, t.group, t.offset is None, dtype), []).append(i)
+        form = (numel(t.shape), t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
+        alike.setdefault(form, []).append(i)
     for rows in alike.values():
-        values = _inflate_alike([tensors[i] for i in rows], np.float32(factor))
+        factor = None if factors is None else np.array([[factors[i]] for i in rows], np.float32)
+        values = _inflate_alike([tensors[i] for i in rows], factor)
         for row, i in zip(values, rows):
-            out[i] = row
+            out[i] = row.reshape(tensors[i].shape)
     return out
 
 
 _EMPTY = np.zeros(0, np.float32)
+_LOOKUPS = 4096
 
 
-def _inflate_alike(tensors: list[Quantized], factor: np.float32) -> F32:
-    """Tensors of one shape and form: float32 [tensors, *shape]."""
+def _inflate_alike(tensors: list[Quantized], factor: F32 | None) -> F32:
+    """Tensors of one size and form: float32 [tensors, entries]."""
     first = tensors[0]
     levels = levels_of(first.levels, first.bits)
-    scale = np.stack([t.scale for t in tensors]).astype(np.float32)
+    scale = _rows_of([t.scale for t in tensors])
     offset = None
     if first.offset is not None:
-        offset = np.stack([t.offset for t in tensors if t.offset is not None]).astype(np.float32)
+        offset = _rows_of([t.offset for t in tensors if t.offset is not None])
     if first.group == 0 and 8 % first.bits == 0 and first.entries:
-        return _by_byte_table(tensors, levels, scale, offset, factor)
+        values = levels * scale if offset is None else levels * scale + offset
+        return _by_byte_table(tensors, values if factor is None else values * factor)
     out = np.empty((len(tensors), first.entries), np.float32)
+    which = np.arange(first.entries) // (first.group or max(first.entries, 1))
     for row, t in enumerate(tensors):
-        group = t.group or max(t.entries, 1)
-        which = np.arange(t.entries) // group
         out[row] = levels[t.codes()] * scale[row][which]
         if offset is not None:
             out[row] += offset[row][which]
-    return (out * factor if factor != 1 else out).reshape(len(tensors), *first.shape)
+    return out if factor is None else out * factor
 
 
-def _by_byte_table(tensors: list[Quantized], levels: F32, scale: F32, offset: F32 | None, factor: np.float32) -> F32:
-    """One group a tensor: a table of what each byte stands for, then one lookup a byte."""
+def _rows_of(parts: list[NDArray[Any]]) -> F32:
+    """One row for each of several equally long arrays, in float32."""
+    return np.concatenate(parts).reshape(len(parts), -1).astype(np.float32, copy=False)
+
+
+def _by_byte_table(tensors: list[Quantized], values: F32) -> F32:
+    """One group a tensor: a table of what each byte stands for, then one lookup a byte.
+
+    Args:
+        tensors: of one size and form.
+        values: what each code stands for, [tensors, 2**bits].
+    """
     first = tensors[0]
-    values = levels * scale
-    if offset is not None:
-        values = values + offset
-    if factor != 1:
-        values = values * factor
-    tables = values[:, bitstream.codes_of_byte(first.bits)]  # [tensors, 256, 8/bits]
-    per_byte = tables.shape[2]
-    out = np.empty((len(tensors), len(first.packed), per_byte), np.float32)
-    for row, t in enumerate(tensors):
-        tables[row].take(t.packed, axis=0, out=out[row], mode="clip")
-    return out.reshape(len(tensors), -1)[:, : first.entries].reshape(len(tensors), *first.shape)
+    codes = bitstream.codes_of_byte(first.bits)
+    tables = values[:, codes].reshape(-1, codes.shape[1])  # 256 rows a tensor, one after another
+    count, size = len(tensors), len(first.packed)
+    out = np.empty((count, size, codes.shape[1]), np.float32)
+    step = max(1, _LOOKUPS // size)  # small tensors share a call, large ones stay in the cache
+    for start in range(0, count, step):
+        rows = np.array([t.packed for t in tensors[start : start + step]], np.intp)
+        rows += 256 * np.arange(start, start + len(rows))[:, None]
+        tables.take(rows, axis=0, out=out[start : start + step], mode="clip")
+    return out.reshape(count, -1)[:, : first.entries]
 
 
 def require_finite(values: NDArray[Any], dtype: str, where: str) -> None:

@@ -238,7 +238,13 @@ def _methods() -> Iterator[Vector]:
         ],
         "sparse-method-dense": [at("blocks.0.attn.qkv[k]", "sparse", {}, weight=dense(numbers(8, 8)), bias=eight)],
         "lora-mixed-forms": [
-            at("blocks.0.attn.qkv[q]", "lora", {"scale": 1e-05}, down=down, up=coded((8, 2), 1, "unit", 0, True, "float32")),
+            at(
+                "blocks.0.attn.qkv[q]",
+                "lora",
+                {"scale": 1e-05},
+                down=down,
+                up=coded((8, 2), 1, "unit", 0, True, "float32"),
+            ),
             at("blocks.1.attn.qkv[q]", "lora", {"scale": -2e16}, down=down, up=up),
         ],
         "blocks-with-gaps": [
@@ -246,7 +252,7 @@ def _methods() -> Iterator[Vector]:
             for n in (0, 1, 4, 9999)
             for part in "qkv"
         ],
-    }  # fmt: skip
+    }
     for name, branches in rows.items():
         yield Vector(f"method-{name}", written(adapter(*branches)), f"Methods: {name.replace('-', ' ')}.")
 
@@ -264,7 +270,7 @@ def _tasks() -> Iterator[Vector]:
     full = replace(one, head=Head(weight, bias), labels=names, data=data, metadata={"accuracy": 0.5, "a": [None, True]})
     yield Vector(
         "everything",
-        written(full),
+        written(full, "fast"),
         "Head, class names beyond ASCII with a joiner that Persian needs, data settings, metadata.",
     )
     many = tuple(f"class {i}" for i in range(40))
@@ -276,18 +282,23 @@ def _tasks() -> Iterator[Vector]:
     yield Vector("depth-16", written(replace(one, metadata={"deep": deep})), "JSON nested sixteen deep, the most.")
     numbers_of_json = {"big": (1 << 53) - 1, "small": 1 - (1 << 53), "float": 1e300, "zero": -0.0, "text": '"\\/'}
     yield Vector(
-        "json-numbers", written(replace(one, metadata=numbers_of_json)), "The largest integers, a negative zero, escapes."
+        "json-numbers",
+        written(replace(one, metadata=numbers_of_json)),
+        "The largest integers, a negative zero, escapes.",
     )
     yield Vector("name-255", written(replace(one, name="é" * 127 + "x")), "A name of 255 bytes.")
-    three = [encode_task(replace(full, name=name), p) for name, p in (("a", "small"), ("b", "fast"))]
-    three.append(encode_task(replace(one, name="c"), "small"))
+    three = [
+        encode_task(replace(one_of, name=name), "small") for name, one_of in (("a", full), ("b", one), ("c", full))
+    ]
     yield Vector("bundle-of-3", join(three, BACKBONE), "Three tasks, two of one digest.")
     yield Vector("backbone-unknown", join([encode_task(one, "small")], Backbone()), "Neither name nor fingerprint.")
 
 
 def _liberties() -> Iterator[Vector]:
     """What a reader must accept although this writer does not write it."""
-    base = take_apart(written(adapter(*lora(dense(numbers(1, 8)), dense(numbers(8, 1))), head=Head(dense(numbers(2, 8)))), "fast"))  # fmt: skip
+    base = take_apart(
+        written(adapter(*lora(dense(numbers(1, 8)), dense(numbers(8, 1))), head=Head(dense(numbers(2, 8)))), "fast")
+    )
 
     def notes(index: dict[str, Any]) -> None:
         task = index["tasks"][0]
@@ -306,7 +317,11 @@ def _liberties() -> Iterator[Vector]:
     yield Vector(
         "requires-nothing", edited(base, lambda i: i.update(requires=[])), "An empty list of required features."
     )
-    loose = b" " + strict_json.dumps(base.index).replace(b'"method"', b'"m\\u0065thod"').replace(b":", b" :\n\t ") + b"\r\n"
+    loose = (
+        b" "
+        + strict_json.dumps(base.index).replace(b'"method"', b'"m\\u0065thod"').replace(b'":', b'" :\n\t ')
+        + b"\r\n"
+    )
     yield Vector("loose-text", with_text(base, loose), "White space and escapes that the canonical spelling avoids.")
     yield from _other_compressors(base)
     explicit = copy.deepcopy(base)

@@ -187,3 +187,16 @@ def with_checksums(data: bytes) -> bytes:
         at += segment["bytes"]
     start = framing.FIXED_BYTES + fixed.stored_bytes
     return with_head_checksum(data[:start] + bytes(table) + data[fixed.head_bytes :])
+
+
+def with_checksums_of(data: bytes, index: Any) -> bytes:
+    """Another index before the same payloads, and the checksum of each segment that it cuts them into, where it can."""
+    fixed = framing.parse_fixed(data, len(data))
+    payloads = data[fixed.head_bytes :]
+    digests = data[fixed.head_bytes - 32 * len(index["tasks"]) : fixed.head_bytes]
+    table, at = b"", 0
+    for segment in (s for task in index["tasks"] for s in task["segments"]):
+        size = max(int(segment["bytes"]), 0)
+        table += struct.pack("<I", zlib.crc32(payloads[at : at + size]))
+        at += size
+    return reframe(strict_json.dumps(index), table + digests) + payloads

@@ -1,4 +1,4 @@
-"""Codebooks: published digits, and the property that defines them, from the normal distribution of the standard library."""
+"""Codebooks: published digits, and the property that defines them, by the standard library's normal distribution."""
 
 from __future__ import annotations
 

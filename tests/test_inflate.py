@@ -30,7 +30,7 @@ def test_equal_to_numpy(
 ) -> None:
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     made = [quantize(values * k, bits, group, scale=scale, offset=offset) for k in (1, 2)]
-    for found, expected in zip(inflate_on(made, CPU, factor), inflate(made, factor)):
+    for found, expected in zip(inflate_on(made, CPU, [factor] * len(made)), inflate(made, [factor] * len(made))):
         assert found.dtype == torch.float32 and np.array_equal(found.numpy(), expected)
 
 

@@ -156,11 +156,12 @@ def from_streams(streams: Sequence[U8], parts: Sequence[Part]) -> list[U8]:
     """The inverse of `to_streams`: bits of each matrix of the segment, C-contiguous, in file order."""
     found: dict[int, U8] = {}
     for signs, part in zip(streams, parts):
-        found.update(_scatter(signs, part))
+        found.update(scatter(signs, part))
     return [found[i] for i in range(len(found))]
 
 
-def _scatter(signs: U8, part: Part) -> dict[int, U8]:
+def scatter(signs: U8, part: Part) -> dict[int, U8]:
+    """Signs [M, C, U] of one part to the bits of its matrices, C-contiguous, by their position in the segment."""
     stream, kinds, found = part.stream, len(part.entries[0]), {}
     if stream.matrices != kinds * len(part.entries) // part.join:  # a lone matrix that was split
         signs = signs.transpose(1, 0, 2).reshape(1, stream.channels, -1)

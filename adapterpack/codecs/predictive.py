@@ -77,6 +77,7 @@ class PredictiveSigns:
         for part in parts:
             size = reader.number()
             if size:
+                _require_gain(part, size, shapes)
                 coded.append((part, reader.plain(size)))
             else:
                 packed |= {i: _plain(reader, shapes[i]) for i in _members(part)}
@@ -91,12 +92,13 @@ class PredictiveSigns:
 
 def candidate_params(part: str, shapes: Sequence[Shape]) -> list[dict[str, Any]]:
     """Parameters worth trying for the matrices of a part of a file; none where the model does not apply."""
-    if sum(map(numel, shapes)) > MAX_SIGNS or plan(shapes, head_params()) is None:
-        return []
     if part == "head":
-        return [head_params()]
-    plain = branch_params(shapes)
-    return [plain, branch_params(shapes, join=2)] if plain["join"] == 1 else [plain]
+        tried = [head_params()]
+    else:
+        plain = branch_params(shapes)
+        tried = [plain, branch_params(shapes, join=2)] if plain["join"] == 1 else [plain]
+    small = sum(map(numel, shapes)) <= MAX_SIGNS
+    return [params for params in tried if small and plan(shapes, params) is not None]
 
 
 def _parts(shapes: Sequence[Shape], params: Params) -> tuple[Part, ...]:
@@ -119,6 +121,17 @@ def _parts(shapes: Sequence[Shape], params: Params) -> tuple[Part, ...]:
 def _members(part: Part) -> list[int]:
     """The part's matrices by their place in the segment, ascending."""
     return sorted(i for entry in part.entries for i in entry)
+
+
+def _require_gain(part: Part, size: int, shapes: Sequence[Shape]) -> None:
+    """A stream is coded only where that is smaller, so that there is one way to write it.
+
+    Raises:
+        CorruptFileError: `bad-stream`.
+    """
+    plain = sum(packed_bytes(numel(shapes[i]), 1) for i in _members(part))
+    if size >= plain or part.stream.units == 1:
+        raise CorruptFileError(f"a stream of {size:,} bytes for signs that take {plain:,}", Reason.BAD_STREAM)
 
 
 def _plain(reader: Reader, shape: Shape) -> U8:

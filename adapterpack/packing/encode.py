@@ -7,6 +7,7 @@ from typing import Any
 
 from adapterpack.adapter import Adapter
 from adapterpack.codecs import CODECS, labels
+from adapterpack.codecs.predictive import candidate_params
 from adapterpack.container import digest, limits
 from adapterpack.container.index import Labels, Segment, TaskEntry
 from adapterpack.packing.check import check_adapter
@@ -77,8 +78,14 @@ def _encode_segment(segment: Planned, profile: str) -> tuple[Segment, bytes]:
 def candidates(segment: Planned, profile: str) -> list[Choice]:
     """Codecs and parameters that can store a segment, preferred first."""
     entries = sum(tensor.entries for tensor in segment.tensors)
-    compressions = ("none",) if profile == "fast" else ("zstd", "none")
-    return [_codec_of(segment.form, entries, compression) for compression in compressions]
+    if profile == "fast":
+        return [_codec_of(segment.form, entries, "none")]
+    found = [_codec_of(segment.form, entries, compression) for compression in ("zstd", "none")]
+    if segment.form.get("bits") == 1:
+        name, plain = found[0]
+        shapes = [tensor.shape for tensor in segment.tensors]
+        found += [("predictive-signs", {**plain, **extra}) for extra in candidate_params(segment.part, shapes)]
+    return found
 
 
 def _codec_of(form: dict[str, Any], entries: int, compression: str) -> Choice:

@@ -14,39 +14,43 @@ from adapterpack.codebooks import levels_of
 from adapterpack.tensors import Quantized
 
 
-def inflate_on(tensors: Sequence[Quantized], device: torch.device, factor: float = 1.0) -> list[torch.Tensor]:
+def inflate_on(
+    tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None = None
+) -> list[torch.Tensor]:
     """The weights of many tensors, each float32 [shape] on `device`.
 
     Args:
-        tensors: any mixture of shapes and forms; those of one shape and form are expanded together.
+        tensors: any mixture of shapes and forms; those of one size and form are expanded together.
         device: where the result is.
-        factor: multiplies every weight, rounded once after the weight itself.
+        factors: one a tensor; multiplies every weight, rounded once after the weight itself. None for all 1.
     """
     out: list[torch.Tensor] = [torch.empty(0)] * len(tensors)
     alike: dict[tuple[object, ...], list[int]] = {}
     for i, t in enumerate(tensors):
-        form = (t.shape, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
+        form = (t.entries, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
         alike.setdefault(form, []).append(i)
     for rows in alike.values():
-        for i, weights in zip(rows, _expand([tensors[i] for i in rows], device, factor)):
-            out[i] = weights
+        chosen = None if factors is None else [factors[i] for i in rows]
+        for i, weights in zip(rows, _expand([tensors[i] for i in rows], device, chosen)):
+            out[i] = weights.reshape(tensors[i].shape)
     return out
 
 
-def _expand(tensors: Sequence[Quantized], device: torch.device, factor: float) -> torch.Tensor:
-    """Tensors of one shape and form: float32 [tensors, *shape]."""
+def _expand(
+    tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None
+) -> torch.Tensor:
+    """Tensors of one size and form: float32 [tensors, entries]."""
     first = tensors[0]
-    shape = (len(tensors), *first.shape)
     if not first.entries:
-        return torch.empty(shape, device=device)
+        return torch.empty((len(tensors), 0), device=device)
     levels = torch.from_numpy(levels_of(first.levels, first.bits).copy()).to(device)
     out = levels[_codes(tensors, device)]
     out *= _per_weight([t.scale for t in tensors], first, device)
     if first.offset is not None:
         out += _per_weight([t.offset for t in tensors if t.offset is not None], first, device)
-    if factor != 1:
-        out *= torch.tensor(factor, dtype=torch.float32, device=device)
-    return out.reshape(shape)
+    if factors is not None:
+        out *= torch.tensor(factors, dtype=torch.float32, device=device)[:, None]
+    return out
 
 
 def _codes(tensors: Sequence[Quantized], device: torch.device) -> torch.Tensor:

@@ -145,8 +145,9 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
         values = values_of(steps, adapter.head, target)
         if target != next(model.parameters()).device:
             model.to(target)
+        like = next(model.parameters())
         for step, tensors in zip(steps, values):
-            _apply(step, tensors, model, undo)
+            _apply(step, tensors, like, undo)
         if adapter.head is not None:
             _put_head(model, values[-1], undo)
         model.__dict__[_MARK] = adapter.name
@@ -155,10 +156,9 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
     raise RuntimeError("unreachable: an ExitStack that swallowed an error")
 
 
-def _apply(step: Step, tensors: dict[str, Value], model: nn.Module, undo: ExitStack) -> None:
+def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
     site, method, params = str(step.branch.site), step.method, step.branch.params
     if isinstance(step.at, Residual):
-        like = next(model.parameters())
         for handle in attach_residual(step.at, site, method, tensors, params, like):
             undo.callback(handle.remove)
     elif step.how == "hook":

@@ -51,24 +51,23 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
 def expand(wanted: Sequence[Wanted], device: torch.device) -> list[torch.Tensor]:
     """Each tensor times its factor, float32 on `device`; the memory is the caller's own."""
     out: list[torch.Tensor] = [torch.empty(0)] * len(wanted)
-    together: dict[float, list[int]] = {}
+    together: list[int] = []
     for i, (tensor, factor) in enumerate(wanted):
         if type(tensor) is Quantized:
-            together.setdefault(factor, []).append(i)
+            together.append(i)
         else:
             values = np.array(tensor.dense(), np.float32)
             out[i] = torch.from_numpy(values * np.float32(factor) if factor != 1 else values).to(device)
-    for factor, rows in together.items():
-        forms = [wanted[i][0] for i in rows]
-        for i, weights in zip(rows, _inflate([t for t in forms if isinstance(t, Quantized)], device, factor)):
-            out[i] = weights
+    forms = [tensor for tensor, _ in wanted if isinstance(tensor, Quantized)]
+    for i, weights in zip(together, _inflate(forms, device, [wanted[i][1] for i in together])):
+        out[i] = weights
     return out
 
 
-def _inflate(tensors: list[Quantized], device: torch.device, factor: float) -> list[torch.Tensor]:
+def _inflate(tensors: list[Quantized], device: torch.device, factors: list[float]) -> list[torch.Tensor]:
     if device.type != "cpu":
-        return inflate_on(tensors, device, factor)
-    return [torch.from_numpy(weights) for weights in inflate(tensors, factor)]
+        return inflate_on(tensors, device, factors)
+    return [torch.from_numpy(weights) for weights in inflate(tensors, factors)]
 
 
 def _plain(tensor: Tensor, into: bool) -> Dense | Quantized:

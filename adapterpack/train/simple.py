@@ -1,0 +1,68 @@
+"""LoRA and AdaptFormer as the 1-bit paper trains them, and the baselines that have no branches: linear, bias, full.
+
+Source: Jie et al. 2023, `binary_adapter/lora.py` and `adaptformer.py`; BitFit (Zaken et al. 2022) for `bias`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from adapterpack.train.attachment import Attachment
+from adapterpack.train.branch import AdaptFormer, Lora, Starts
+from adapterpack.train.quantise import linear_start, truncated_normal
+from adapterpack.train.recipe import Recipe
+from adapterpack.train.sites import biased_sites, depth_of
+
+
+def attach_lora(at: Attachment, recipe: Recipe) -> None:
+    """LoRA on q and v of every block; k and the output projection stay as they are."""
+    for block in range(depth_of(at.model)):
+        for part in "qv":
+            site = f"blocks.{block}.attn.qkv[{part}]"
+            outward, inward = at.size(site)
+            starts = _starts(outward, inward, recipe)
+            params = {"scale": _scale(recipe)}
+            at.beside(Lora(site, "lora", params, at.bank, starts, hidden_drop=recipe.dropout))
+
+
+def attach_adaptformer(at: Attachment, recipe: Recipe) -> None:
+    """AdaptFormer beside every MLP."""
+    width = int(at.model.embed_dim)  # type: ignore[arg-type]
+    for block in range(depth_of(at.model)):
+        starts = _starts(width, width, recipe)
+        params = {"scale": _scale(recipe)}
+        branch = AdaptFormer(
+            f"blocks.{block}.mlp", "adaptformer", params, at.bank, starts, hidden_drop=recipe.dropout
+        )
+        at.around(branch)
+
+
+def attach_bias(at: Attachment, recipe: Recipe) -> None:
+    """Every bias of the backbone, in place."""
+    for site in biased_sites(at.model):
+        at.replace(site, "bias")
+
+
+def attach_nothing(at: Attachment, recipe: Recipe) -> None:
+    """The linear probe trains the head alone."""
+
+
+def attach_everything(at: Attachment, recipe: Recipe) -> None:
+    """Full fine-tuning: the backbone's own parameters, until the run ends."""
+    for name, parameter in at.model.named_parameters():
+        if not name.startswith("head"):
+            parameter.requires_grad_(True)
+            at.on_close(partial(parameter.requires_grad_, False))
+
+
+def _starts(outward: int, inward: int, recipe: Recipe) -> Starts:
+    """down as `nn.Linear`; up zero, or near zero where zero could not be quantized."""
+    shape = (outward, recipe.dim)
+    up = torch.zeros(shape) if recipe.bits == 32 else truncated_normal(shape, 0.001, 0.002)
+    return {"down": (linear_start((recipe.dim, inward)), recipe.bits), "up": (up, recipe.bits)}
+
+
+def _scale(recipe: Recipe) -> float:
+    return 1.0 if recipe.scale is None else recipe.scale

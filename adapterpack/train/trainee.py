@@ -1,0 +1,184 @@
+"""A frozen model with everything that a run trains in it, as one module; and the adapter that comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
+from adapterpack.converters.spt_mask import SptMask
+from adapterpack.errors import CallError, Reason
+from adapterpack.runtime.backbone import require_vit
+from adapterpack.runtime.load import features_of
+from adapterpack.train import consolidator, simple, spt
+from adapterpack.train.attachment import Attachment
+from adapterpack.train.branch import drop_path
+from adapterpack.train.head import TrainedHead
+from adapterpack.train.recipe import Recipe
+
+_PATHS = ("drop_path1", "drop_path2", "drop_path")
+_PLAIN: Mapping[str, Callable[[Attachment, Recipe], None]] = {
+    "lora": simple.attach_lora,
+    "adaptformer": simple.attach_adaptformer,
+    "consolidator": consolidator.attach,
+    "linear": simple.attach_nothing,
+    "bias": simple.attach_bias,
+    "full": simple.attach_everything,
+}
+
+
+class _DropPath(nn.Module):
+    """Drop path of a whole residual branch, for the time of training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return drop_path(x, self.probability, training=self.training)
+
+
+class Trainee(nn.Module):
+    """A model in training; `close` leaves it as it was.
+
+    Args:
+        model: a frozen timm `VisionTransformer`; it is hooked and its head replaced until `close`.
+        recipe: what to train.
+        classes: of the task.
+        mask: SPT's.
+
+    Raises:
+        UnsupportedAdapterError: the model lacks a site that the recipe trains; the model is untouched.
+        CallError: `bad-call`, SPT without a mask.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, classes: int, mask: SptMask | None = None) -> None:
+        super().__init__()
+        require_vit(model)
+        self.recipe, self.model = recipe, model
+        self.at = Attachment(model)
+        self.bank = self.at.bank
+        was_training = model.training
+        self.at.on_close(lambda: model.train(was_training))
+        freeze(self.at)
+        try:
+            set_drop_path(self.at, recipe.drop_path)
+            _attach(self.at, recipe, mask)
+            device = next(model.parameters()).device
+            self.bank.seal(device)
+            self.head = TrainedHead(features_of(model), classes, recipe).to(device)
+            put_head(self.at, self.head, classes)
+        except BaseException:
+            self.at.close()
+            raise
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.at.refresh()
+        logits: torch.Tensor = self.model(images)
+        return logits
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the head reads, for a run that trains nothing else: [n, features]."""
+        found: torch.Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return found
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW: which of them decay."""
+        matrices = {id(parameter) for parameter, matrix in self.bank.matrices() if matrix}
+        stacked = {id(parameter) for parameter in self.bank.parameters()}
+        decaying, plain = [], []
+        for parameter in self.trained().values():
+            matrix = id(parameter) in matrices if id(parameter) in stacked else parameter.ndim > 1
+            (decaying if matrix or self.recipe.decay_vectors else plain).append(parameter)
+        groups = [(decaying, self.recipe.weight_decay), (plain, 0.0)]
+        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Copies of the trained parameters, on the CPU."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained().items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put a snapshot back."""
+        for name, parameter in self.trained().items():
+            parameter.copy_(tensors[name])
+
+    def close(self) -> None:
+        """Take everything out of the model again; a second call does nothing."""
+        self.at.close()
+
+    def adapter(
+        self,
+        name: str,
+        *,
+        labels: Sequence[str] | None = None,
+        data: DataSettings | None = None,
+        backbone: Backbone | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Adapter:
+        """What was trained, as it is now; `full` has no adapter, its state dict is the result."""
+        branches = consolidator.consolidated(self.at.export())
+        return Adapter(
+            name,
+            self.recipe.method,
+            tuple(sorted(branches, key=canonical_order)),
+            self.head.export(),
+            None if labels is None else tuple(labels),
+            data,
+            dict(metadata or {}),
+            backbone or Backbone(),
+        )
+
+
+def freeze(at: Attachment) -> None:
+    """Train no parameter of the model's own until `close`."""
+    free = [parameter for parameter in at.model.parameters() if parameter.requires_grad]
+
+    def back() -> None:
+        for parameter in free:
+            parameter.requires_grad_(True)
+            parameter.grad = None
+
+    at.on_close(back)
+    at.model.requires_grad_(False)
+
+
+def set_drop_path(at: Attachment, last: float) -> None:
+    """Give the blocks drop path, growing linearly from 0 at the first to `last` at the last one."""
+    blocks = list(at.model.blocks)  # type: ignore[arg-type]
+    rates = torch.linspace(0, last, len(blocks)).tolist()
+    for block, rate in zip(blocks, rates):
+        for name in _PATHS:
+            child = block._modules.get(name)
+            if child is not None and rate > 0:
+                block._modules[name] = _DropPath(rate)
+                at.on_close(partial(block._modules.__setitem__, name, child))
+
+
+def put_head(at: Attachment, head: nn.Module, classes: int) -> None:
+    """Put a classifier into the model until `close`."""
+    model = at.model
+    before, count = model.get_submodule("head"), model.num_classes
+    model._modules["head"], model.num_classes = head, classes
+
+    def back() -> None:
+        model._modules["head"], model.num_classes = before, count
+
+    at.on_close(back)
+
+
+def _attach(at: Attachment, recipe: Recipe, mask: SptMask | None) -> None:
+    if recipe.method.startswith("spt-"):
+        if mask is None:
+            raise CallError("SPT needs a mask", Reason.BAD_CALL, hint="make one with `adapterpack sensitivity`")
+        spt.attach(at, recipe, mask)
+    else:
+        _PLAIN[recipe.method](at, recipe)
