@@ -145,7 +145,7 @@ LISTS: list[Any] = [
     {"x": 1},
     {"codec": "raw"},
 ]
-ROWS = [{"segment": 0, "shape": []}, {"segment": 1, "shape": [2**33, 2**7]}]
+ROWS = [{"codec": "raw"}, {"segment": 0, "shape": []}, {"segment": 1, "shape": [2**33, 2**7]}]
 VALUES = [*SCALARS, *WORDS, *LISTS, *ROWS]
 
 

@@ -40,7 +40,8 @@ def test_mixture_keeps_its_order() -> None:
         quantize_latent(rng.standard_normal(shape).astype(np.float32), bits)
         for shape, bits in [((4, 8), 1), ((8, 4), 1), ((4, 8), 2), ((4, 8), 1)]
     ]
-    for found, expected in zip(inflate_on(made, CPU, 0.01), inflate(made, 0.01)):
+    factors = [0.01, 1.0, -3.0, 0.5]
+    for found, expected in zip(inflate_on(made, CPU, factors), inflate(made, factors)):
         assert np.array_equal(found.numpy(), expected)
 
 
@@ -54,5 +55,5 @@ def test_nothing_to_expand() -> None:
 @pytest.mark.parametrize("group", [0, 32])
 def test_equal_on_the_device(bits: int, group: int) -> None:
     made = [quantize(np.random.default_rng(0).standard_normal((32, 768)).astype(np.float32), bits, group)]
-    found = inflate_on(made, torch.device("cuda"), 0.1)[0]
-    assert found.is_cuda and np.array_equal(found.cpu().numpy(), inflate(made, 0.1)[0])
+    found = inflate_on(made, torch.device("cuda"), [0.1])[0]
+    assert found.is_cuda and np.array_equal(found.cpu().numpy(), inflate(made, [0.1])[0])

@@ -36,6 +36,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("adapterpack_cli",),
     "rich": ("adapterpack_cli",),
     "torch": ("adapterpack.runtime", "adapterpack.train", "adapterpack.converters.checkpoint"),
+    "huggingface_hub": ("adapterpack.runtime.backbone",),  # timm's own dependency
     "timm": ("adapterpack.runtime.backbone", "adapterpack.train"),
     "PIL": ("adapterpack.runtime.images", "adapterpack.train"),
     "safetensors": ("adapterpack.converters", "adapterpack.runtime", "adapterpack.train"),
@@ -43,9 +44,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "constriction": ("adapterpack.codecs._range",),
     "fsspec": ("adapterpack._files",),
     "numpy": (
-        "adapterpack.adapter", "adapterpack.bits", "adapterpack.codebooks", "adapterpack.codecs", "adapterpack.container",
-        "adapterpack.converters", "adapterpack.methods.consolidator", "adapterpack.packing", "adapterpack.quantize",
-        "adapterpack.runtime", "adapterpack.tensors", "adapterpack.train",
+        "adapterpack.adapter", "adapterpack.bits", "adapterpack.codebooks", "adapterpack.codecs",
+        "adapterpack.container", "adapterpack.converters", "adapterpack.methods.consolidator", "adapterpack.packing",
+        "adapterpack.quantize", "adapterpack.runtime", "adapterpack.tensors", "adapterpack.train",
     ),
 }  # fmt: skip
 NOT_OURS_TO_IMPORT = {"tests", "spec", "fixtures", "cli"}

@@ -11,8 +11,8 @@ import adapterpack
 
 # the contract's names; more may exist, none of these may go
 PROMISED = {
-    "AdapterPackError", "BackboneMismatchError", "CorruptFileError", "UnsupportedAdapterError", "UnsupportedVersionError",
-    "load", "open", "pack",
+    "AdapterPackError", "BackboneMismatchError", "CorruptFileError", "UnsupportedAdapterError",
+    "UnsupportedVersionError", "load", "open", "pack",
 }  # fmt: skip
 TOOLS = {"TYPE_CHECKING", "Any", "annotations"}
 

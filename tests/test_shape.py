@@ -51,10 +51,8 @@ def test_habits(name: str) -> None:
 def bad_habit(node: ast.AST) -> str | None:
     if isinstance(node, ast.Assert):
         return "assert is no input check"
-    if isinstance(node, ast.ExceptHandler) and (
-        node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
-    ):
-        return "a broad except"
+    if isinstance(node, ast.ExceptHandler) and is_broad(node):
+        return "a broad except that does not raise again"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "eval", "exec"):
         return node.func.id
     if isinstance(node, ast.FunctionDef) and any(
@@ -64,6 +62,15 @@ def bad_habit(node: ast.AST) -> str | None:
     return None
 
 
+def is_broad(node: ast.ExceptHandler) -> bool:
+    named = isinstance(node.type, ast.Name) and node.type.id not in ("Exception", "BaseException")
+    last = node.body[-1]
+    return not (named or isinstance(node.type, ast.Tuple | ast.Attribute)) and not (
+        isinstance(last, ast.Raise) and last.exc is None
+    )
+
+
 @pytest.mark.parametrize("source", ["assert x", "try:\n  x\nexcept Exception:\n  x", "print(1)", "def f(x=[]): ..."])
 def test_the_rule_itself(source: str) -> None:
     assert any(bad_habit(node) for node in ast.walk(ast.parse(source)))
+    assert not any(bad_habit(node) for node in ast.walk(ast.parse("try:\n  x\nexcept BaseException:\n  y\n  raise")))

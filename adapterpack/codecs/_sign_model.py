@@ -7,6 +7,7 @@ Numba, `_sign_compiled` does the same walk to the same bytes. Which matrices sha
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -32,14 +33,16 @@ def implementation(signs: int, wanted: str = "auto") -> Implementation:
 
     Args:
         signs: how many the caller will code in this process.
-        wanted: "auto" takes Numba where it is installed and loading it pays, "numpy" and "numba" decide.
+        wanted: "auto" takes Numba where it is imported already, or is installed and loading it pays; "numpy" and
+            "numba" decide.
 
     Raises:
         CallError: `missing-extra` for "numba" where it cannot be imported, `bad-call` for anything else.
     """
     if wanted not in ("auto", "numpy", "numba"):
         raise CallError(f"implementation is {wanted!r}", Reason.BAD_CALL, hint="expected auto, numpy or numba")
-    if wanted == "numpy" or (wanted == "auto" and signs < WORTH_LOADING):
+    loaded = "numba" in sys.modules  # then it costs nothing, and a server that wants it only has to import it
+    if wanted == "numpy" or (wanted == "auto" and signs < WORTH_LOADING and not loaded):
         return "numpy"
     try:
         importlib.import_module("numba")

@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -54,14 +56,42 @@ def read_image(path: str | Path, settings: DataSettings) -> torch.Tensor:
         CorruptFileError: `bad-source`, naming the file: damaged, no image, or absurdly large.
         UnsupportedAdapterError: `bad-parameter`, settings that no image can have.
     """
+    return normalised(torch.from_numpy(read_pixels(path, settings))[None], settings)[0]
+
+
+def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str = "") -> NDArray[np.uint8]:
+    """One image, resized and cropped, its values as they are: uint8 [channels, height, width].
+
+    Args:
+        source: a path or an open file.
+        settings: size, crop and interpolation.
+        name: what to call an open file in an error.
+
+    Raises:
+        AdapterPackError: as `read_image`.
+    """
     mode = _MODES.get(settings.input_size[0])
     if mode is None or settings.interpolation not in _FILTERS:
         text = f"images of {settings.input_size[0]} channels, {settings.interpolation} interpolation, are not supported"
         raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, "data", "expected 1 or 3 channels and a known filter")
-    pixels = np.asarray(_fit(_open(Path(path), mode), settings), np.float32) / np.float32(255)
-    image = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (settings.mean, settings.std))
-    return ((image - mean) / std).contiguous()
+    if isinstance(source, (str, Path)):
+        if not Path(source).is_file():
+            raise MissingFileError(f"there is no image {source}", Reason.MISSING_FILE)
+        source, name = Path(source), str(source)
+    return resized(_open(source, mode, name), settings)
+
+
+def resized(image: Image.Image, settings: DataSettings) -> NDArray[np.uint8]:
+    """A picture in memory, fitted to the input size: uint8 [channels, height, width]."""
+    pixels = np.asarray(_fit(image, settings))
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+
+
+def normalised(pixels: torch.Tensor, settings: DataSettings) -> torch.Tensor:
+    """Values in 0 … 255, [n, channels, height, width], as the model's input: float32 of the same shape."""
+    to: dict[str, Any] = {"dtype": torch.float32, "device": pixels.device}
+    mean, std = (torch.tensor(values, **to)[:, None, None] for values in (settings.mean, settings.std))
+    return (pixels.to(torch.float32) / 255 - mean) / std
 
 
 def top_classes(
@@ -105,18 +135,16 @@ def _require_size(model: nn.Module, image: torch.Tensor) -> None:
         raise UnsupportedAdapterError(text, Reason.SITE_SHAPE, "data.input_size", "give the model that img_size")
 
 
-def _open(path: Path, mode: str) -> Image.Image:
-    if not path.is_file():
-        raise MissingFileError(f"there is no image {path}", Reason.MISSING_FILE)
+def _open(source: Path | BinaryIO, mode: str, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 return image.convert(mode)
     except (*_DAMAGE, Image.DecompressionBombWarning) as error:
         raise CorruptFileError(
-            f"{path} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
+            f"{name} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
         ) from error
 
 

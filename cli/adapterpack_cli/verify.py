@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -44,11 +46,17 @@ def _all_results(files: Sequence[str]) -> list[dict[str, Any]]:
                 results.append(check(file))
                 step()
             return results
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=_warm_up) as pool:
             for result in pool.map(check, files, chunksize=4):
                 results.append(result)
                 step()
         return results
+
+
+def _warm_up() -> None:
+    """Numba's compiled decoder is worth loading once a worker, where it is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numba")
 
 
 def check(file: str) -> dict[str, Any]:

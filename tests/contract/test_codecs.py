@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterpack.codecs import CODECS
+from adapterpack.codecs.predictive import candidate_params
 from adapterpack.codecs.signs import from_q1_0, to_q1_0
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, UnsupportedAdapterError
 from adapterpack.quantize import quantize, quantize_latent
@@ -122,11 +123,37 @@ def sparse_examples() -> list[Segment]:
     return out
 
 
+def predictive_examples() -> list[Segment]:
+    """Branches of few units (joined), of many, with nothing to gain, mixed shapes, and a head that is split."""
+
+    def low_rank(seed: int, *shape: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return np.outer(rng.normal(size=shape[0]), rng.normal(size=shape[1])).astype(np.float32)
+
+    lists: list[list[Tensor]] = [
+        [quantize_latent(low_rank(i, *shape), 1) for i, shape in enumerate([(1, 40), (40, 1)] * 3)],
+        [quantize_latent(low_rank(i, *shape), 1) for i, shape in enumerate([(8, 40), (40, 8)] * 2)],
+        [quantize_latent(numbers(i, shape), 1) for i, shape in enumerate([(9, 7), (3, 30), (30, 3), (5, 5)])],
+    ]
+    out = []
+    for tensors in lists:
+        shapes = [tensor.shape for tensor in tensors]
+        for extra in candidate_params("adapter", shapes):
+            assert isinstance(tensors[0], Quantized)
+            out += with_compression(tensors, {**quantized_params(tensors[0]), **extra})
+    head: list[Tensor] = [quantize_latent(low_rank(7, 131, 24), 1)]
+    assert isinstance(head[0], Quantized)
+    for extra in candidate_params("head", [head[0].shape]):
+        out += with_compression(head, {**quantized_params(head[0]), **extra})
+    return out
+
+
 EXAMPLES: dict[str, Callable[[], list[Segment]]] = {
     "raw": raw_examples,
     "signs": lambda: quantized_examples((1,)),
     "codebook": lambda: quantized_examples((2, 3, 5, 8)),
     "sparse": sparse_examples,
+    "predictive-signs": predictive_examples,
 }
 
 shapes_of = st.lists(st.lists(st.integers(1, 9), min_size=0, max_size=3).map(tuple), min_size=1, max_size=5)
