@@ -118,9 +118,9 @@ def quantized_decode(payload: bytes, shapes: list[Shape], params: Params) -> lis
     packed = sections.section(sum(size for size, _ in counts))
     width, total = DTYPES[params["scale"]], sum(groups for _, groups in counts)
     scales = sections.numbers(total, width)
+    offsets = sections.numbers(total, width) if params["offset"] else b""
     if any(not math.isfinite(v) or math.copysign(1, v) < 0 for v in floats(scales, params["scale"])):
         fail("bad-scale", "a scale is negative, infinite or NaN")
-    offsets = sections.numbers(total, width) if params["offset"] else b""
     sections.done()
     form = {"bits": bits, **{name: params[name] for name in ("group", "levels", "offset", "scale")}}
     out, at, first = [], 0, 0

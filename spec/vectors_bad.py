@@ -258,6 +258,10 @@ def _fields(b: Parts) -> Iterator[Row]:
         ("data-2-sizes", _task(lambda t: t["data"].update(input_size=[3, 32])), "An input of two dimensions."),
         ("data-channels", _task(lambda t: t["data"].update(mean=[0.5])), "One mean for three channels."),
         ("data-std-0", _task(lambda t: t["data"].update(std=[0.5, 0.0, 0.5])), "A deviation of zero."),
+        ("data-size-0", _task(lambda t: t["data"].update(input_size=[3, 0, 32])), "An image without height."),
+        ("labels-count-0", _task(lambda t: t["labels"].update(count=0)), "No class names."),
+        ("labels-segment-negative", _task(lambda t: t["labels"].update(segment=-1)), "A segment before the first."),
+        ("segment-negative", _group(lambda g: g["tensors"]["up"].update(segment=-1)), "A segment before the first."),
         ("data-crop", _task(lambda t: t["data"].update(crop_pct=1.5)), "A crop larger than the image."),
     ):
         yield name, "bad-field", edited(b, change), what, i17
@@ -302,6 +306,8 @@ def _counts(b: Parts) -> Iterator[Row]:
     yield "string-long", "limit-exceeded", long, "A text of 65,537 characters.", "item 17"
     number = edited(b, _group(lambda g: g["tensors"]["up"].update(segment=65_536)))
     yield "segment-65536", "limit-exceeded", number, "A segment number beyond all segments.", "item 18"
+    number = edited(b, _task(lambda t: t["labels"].update(segment=65_536)))
+    yield "labels-segment-65536", "limit-exceeded", number, "A segment number beyond all segments.", "item 18"
 
 
 def _names(b: Parts) -> Iterator[Row]:
@@ -318,6 +324,13 @@ def _names(b: Parts) -> Iterator[Row]:
         yield f"task-name-{name}", "bad-name", edited(b, _task(_set(name=value))), why, i20
     codec = edited(b, _task(lambda t: t["segments"][0].update(codec="")))
     yield "codec-name-empty", "bad-name", codec, "A codec without a name.", i20
+    for name, change, why in (
+        ("method", _task(_set(method="")), "A method without a name."),
+        ("group-method", _group(_set(method="")), "A method without a name."),
+        ("backbone", _set(backbone={"name": ""}), "A backbone whose name is empty."),
+        ("interpolation", _task(lambda t: t["data"].update(interpolation="")), "An interpolation without a name."),
+    ):
+        yield f"name-empty-{name}", "bad-name", edited(b, change), why, i20
     for i, site in enumerate(("blocks.*.attn..qkv", "blocks.*.attn.qkv[x]", "blocks.*.", "blocks.*." + "a" * 250)):
         yield f"site-{i}", "bad-name", edited(b, _group(_set(sites=[site]))), "No site.", i20
     fields: tuple[tuple[str, Json, str], ...] = (

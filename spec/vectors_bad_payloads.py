@@ -229,7 +229,7 @@ def _sparse() -> Iterator[Row]:
         ("rice", file([2], b"\x20", bytes(8), b"\x03", 2, [8]), "A Rice parameter of 32."),
         ("position", file([2], b"\0", b"", bytes([0x81]), 2, [7]), "A position outside the tensor."),
         ("position-low", file([1], b"\3", b"\7", b"\1", 1, [7]), "A position outside, by its low bits."),
-        ("unary-zero", file([2], b"\0", b"", one + b"\0", 2, [30]), "Unary parts that end in a zero byte."),
+        ("unary-zero", file([4], b"\0", b"", b"\x0f\0", 4, [30]), "Unary parts that end in a zero byte."),
         ("unary-few", file([2], b"\0", b"", b"\x02", 2, [8]), "One unary part for two entries."),
         ("unary-many", file([2], b"\0", b"", b"\x2a", 2, [8]), "Three unary parts for two entries."),
         ("unary-long", file([1], b"\0", b"", long, 1, [512]), "A gap in so many bits that another parameter is due."),
@@ -270,6 +270,9 @@ def _labels() -> Iterator[Row]:
         ("crlf", b"cat\r\ndog", "A carriage return."),
     ):
         yield f"labels-{name}", "bad-labels", labels(text), why, i27
+    three = take_apart(_payload(parts, varint(7) + varint(7) + b"a\nbb\ncc"))
+    count = edited(three, lambda index: index["tasks"][0]["labels"].update(count=3))
+    yield "labels-three-for-two-rows", "bad-labels", count, "Three class names, as said, for a head of two rows.", i27
     huge = _payload(parts, varint((1 << 20) + 1) + b"\0")
     yield "labels-huge", "bad-labels", huge, "More than 1 MiB of class names.", "item 25"
     yield "labels-cut", "payload-size", _payload(parts, b"\x07\x07cat\ndo"), "Cut short.", i27

@@ -128,9 +128,9 @@ def test_heads_behind_a_right_checksum(name: str, seed: int) -> None:
         read_measured(factories.with_head_checksum(bytes(data)))
 
 
-SCALARS: list[Any] = [None, True, False, 0, 1, -1, 2, 8, 255, 2**31, 2**40, 2**53 - 1, 0.0, -0.5, 1e300]
-WORDS = ["", "x", "a" * 300, "\u202e", "blocks.*.mlp", "raw", "signs", "codebook", "sparse", "labels", "predictive-signs",
-         "zstd", "none", "normal-l1", "unit", "lora", "replace", "consolidator"]  # fmt: skip
+PLAIN: list[Any] = [None, True, False, 0, 1, -1, 2, 8, 255, 2**31, 2**40, 2**53 - 1, 0.0, -0.5, 1e300]
+WORDS = ["", "x", "a" * 300, "\u202e", "blocks.*.mlp", "raw", "signs", "codebook", "sparse", "labels",
+         "predictive-signs", "zstd", "none", "normal-l1", "unit", "lora", "replace", "consolidator"]  # fmt: skip
 LISTS: list[Any] = [
     [],
     [0],
@@ -146,7 +146,7 @@ LISTS: list[Any] = [
     {"codec": "raw"},
 ]
 ROWS = [{"codec": "raw"}, {"segment": 0, "shape": []}, {"segment": 1, "shape": [2**33, 2**7]}]
-VALUES = [*SCALARS, *WORDS, *LISTS, *ROWS]
+VALUES = [*PLAIN, *WORDS, *LISTS, *ROWS]
 
 
 def mutate(value: Any, rng: random.Random) -> Any:

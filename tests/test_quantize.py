@@ -161,3 +161,20 @@ def test_the_input_is_not_written_to() -> None:
     weights.flags.writeable = False
     quantize(weights, 1)
     quantize_latent(weights, 4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_two_rounds_of_refitting(bits: int) -> None:
+    """Codes from mean and deviation, then twice (fit, reassign), then a last fit; written out with numpy's lstsq."""
+    weights = np.random.default_rng(9).gamma(0.7, size=500).astype(np.float32)  # skewed, so that rounds matter
+    levels = levels_of("unit" if bits == 1 else "normal-l1", bits).astype(np.float64)
+    edges = (levels[1:] + levels[:-1]) / 2
+    slope, shift = weights.std(dtype=np.float64), weights.mean(dtype=np.float64)
+    for _ in range(3):
+        codes = np.searchsorted(edges, (weights - shift) / slope)
+        design = np.stack([levels[codes], np.ones(500)], axis=1)
+        slope, shift = np.linalg.lstsq(design, weights.astype(np.float64), rcond=None)[0]
+    found = quantize(weights, bits)
+    assert found.offset is not None
+    assert found.scale[0] == pytest.approx(slope, rel=1e-5) and found.offset[0] == pytest.approx(shift, rel=1e-5)
+    assert (found.codes() == codes).all()

@@ -23,7 +23,7 @@ import pytest
 
 from adapterpack import codebooks
 from adapterpack.adapter import Adapter
-from adapterpack.codecs import CODECS
+from adapterpack.codecs import CODECS, labels
 from adapterpack.container import deflate, limits
 from adapterpack.container.parse import parse_index
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason
@@ -373,3 +373,45 @@ def test_same_bytes_in_every_process() -> None:
     )
     sums = {run("-c", code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4242")}
     assert len(sums) == 1
+
+
+def test_worked_examples_of_the_codecs_page(second: dict[str, ModuleType]) -> None:
+    """Each example's bytes stand in the page and decode to the weights that it names."""
+    page = (SPEC / "codecs.md").read_text("utf-8")
+    raw = {"compression": "none", "dtype": "float32"}
+    coded = {"compression": "none", "group": 0, "levels": "unit", "offset": False, "scale": "float32"}
+    three = {**coded, "bits": 3, "levels": "normal-l1", "offset": True, "scale": "float16"}
+    levels = codebooks.levels_of("normal-l1", 3)
+    entries = {"compression": "none", "entries": 2, "values": {"codec": "raw", **raw}}
+    rows: tuple[tuple[str, str, dict[str, Any], tuple[int, ...], list[float]], ...] = (
+        ("03 78 80 00  03 00 01 00", "raw", {"compression": "zstd", "dtype": "float16"}, (3,), [1, -2, 0]),
+        ("0B  00 00 00 3F", "signs", coded, (5,), [0.5, 0.5, -0.5, 0.5, -0.5]),
+        ("D1 58  00 3C  00 BC", "codebook", three, (5,), [float(levels[c] - np.float32(1)) for c in range(1, 6)]),
+        ("02 00 00 00  00  01  0A  00 00 80 3F 00 00 00 40", "sparse", entries, (8,), [0, 1, 0, 2, 0, 0, 0, 0]),
+    )
+    for digits, codec, params, shape, expected in rows:
+        assert f"`{digits}`" in page.replace("\n", " "), digits
+        payload = bytes.fromhex(digits)
+        mine = CODECS[codec].decode(memoryview(payload), [shape], params)[0]
+        theirs = second["reader_codecs"].CODECS[codec].decode(payload, [shape], params)[0]
+        assert mine.dense().tolist() == expected
+        assert second["reader"].float32(theirs) == mine.dense().tobytes()
+        assert CODECS[codec].encode([mine], params) == payload
+    assert labels.decode(memoryview(bytes.fromhex("07 07 63 61 74 0A 64 6F 67")), 2) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", [*CODECS, "labels"])
+def test_every_codec_has_a_section(name: str, second: dict[str, ModuleType]) -> None:
+    if name not in {*second["reader_codecs"].CODECS, "labels"}:
+        pytest.skip("not in the second reader yet")
+    assert f"\n## {name}\n" in (SPEC / "codecs.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_section_with_its_roles_and_settings(name: str) -> None:
+    page = (SPEC / "methods.md").read_text("utf-8")
+    section = re.split(r"^## ", page.split(f"\n## {name}\n")[1], flags=re.M)[0]
+    method = METHODS[name]
+    listed = set(re.findall(r"^\| `([a-z_]+)` \|", section, re.M))
+    if name != "replace":  # its table is that of `sparse`
+        assert listed == {*method.roles.order, *method.settings}

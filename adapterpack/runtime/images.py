@@ -56,7 +56,7 @@ def read_image(path: str | Path, settings: DataSettings) -> torch.Tensor:
         CorruptFileError: `bad-source`, naming the file: damaged, no image, or absurdly large.
         UnsupportedAdapterError: `bad-parameter`, settings that no image can have.
     """
-    return normalised(torch.from_numpy(read_pixels(path, settings))[None], settings)[0]
+    return normalised(torch.from_numpy(read_pixels(path, settings))[None], settings)[0].contiguous()
 
 
 def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str = "") -> NDArray[np.uint8]:
@@ -84,7 +84,7 @@ def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str
 def resized(image: Image.Image, settings: DataSettings) -> NDArray[np.uint8]:
     """A picture in memory, fitted to the input size: uint8 [channels, height, width]."""
     pixels = np.asarray(_fit(image, settings))
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+    return np.array(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1), np.uint8)
 
 
 def normalised(pixels: torch.Tensor, settings: DataSettings) -> torch.Tensor:

@@ -13,6 +13,7 @@ from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
 from adapterpack.converters.spt_mask import SptMask
 from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.backbone import require_vit
+from adapterpack.runtime.images import normalised
 from adapterpack.runtime.load import features_of
 from adapterpack.train import consolidator, simple, spt
 from adapterpack.train.attachment import Attachment
@@ -81,10 +82,9 @@ class Trainee(nn.Module):
         logits: torch.Tensor = self.model(images)
         return logits
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head reads, for a run that trains nothing else: [n, features]."""
-        found: torch.Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return found
+    def inputs(self, pixels: torch.Tensor, settings: DataSettings) -> torch.Tensor:
+        """8-bit values as the model takes them."""
+        return normalised(pixels, settings)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from adapterpack.api import open as open_apk
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, printable
 from adapterpack_cli import _output
 
 _POOL_FROM = 16  # starting processes costs more than it saves for fewer files
@@ -33,7 +33,7 @@ def verify(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
     bad = [result for result in results if not result["ok"]]
     if bad:
         first = bad[0]
-        click.echo(f"error: {len(bad)} of {len(results)} files: {first['path']}: {first['error']}", err=True)
+        click.echo(f"error: {len(bad)} of {len(results)} files: {printable(first['path'])}: {first['error']}", err=True)
         ctx.exit(int(first["exit_status"]))
 
 
