@@ -34,7 +34,8 @@ check: setup
 	$(VENV)/bin/mypy
 
 bench: setup
-	$(PY) tests/bench/run.py
+	$(PY) -c "import brotli, peft" 2>/dev/null || $(PIP) -c $(VENV)/constraints.txt -e '.[bench]'
+	$(PY) -W ignore tests/bench/run.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

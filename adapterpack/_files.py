@@ -116,7 +116,11 @@ class UrlSource:
             raise CallError(f"{url} needs fsspec", Reason.MISSING_EXTRA, hint=hint) from error
         with _remote_errors(url):
             self._fs, self._path = fsspec.core.url_to_fs(url)
-            self._size = int(self._fs.size(self._path))
+            size = self._fs.size(self._path)
+        if size is None:
+            hint = "download the file and open that"
+            raise CallError(f"{url}: the server does not tell the size", Reason.IO, hint=hint)
+        self._size = int(size)
 
     def size(self) -> int:
         return self._size

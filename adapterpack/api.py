@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from adapterpack import _files
 from adapterpack.container.limits import Limits
+from adapterpack.errors import CallError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.join import common_backbone, join
 from adapterpack.packing.sizes import describe_file
@@ -80,6 +81,9 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
     opened = open_bundle(source)
     target = Path(folder)
     names = {task: target / f"{task}.apk" for task in opened.tasks}
+    if len({str(path).casefold() for path in names.values()}) < len(names):
+        text = "two task names differ in case only, which some file systems ignore"
+        raise CallError(text, Reason.DUPLICATE_NAME, hint="rename one: pack it again with --task")
     for path in names.values():
         _files.refuse_existing(path, force=force)
     files = {path: join([opened.encoded(task)], opened.backbone) for task, path in names.items()}

@@ -55,7 +55,10 @@ def unpack(packed: U8, count: int, bits: int) -> U8:
 def unpack_wide(packed: U8, count: int, bits: int) -> NDArray[np.int64]:
     """The inverse of `pack` for bits 0 … 32: int64 [count]."""
     stream = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
-    return stream.astype(np.int64) @ (np.int64(1) << np.arange(bits, dtype=np.int64))
+    codes = np.zeros(count, np.int64)
+    for k in range(bits):  # plane by plane: widening all bits at once would take eight times the memory
+        codes |= stream[:, k].astype(np.int64) << k
+    return codes
 
 
 @lru_cache(maxsize=8)

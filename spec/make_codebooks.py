@@ -6,6 +6,7 @@ Source: methods of Jie et al. 2023 (k-median iteration from all-zero levels).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -15,8 +16,8 @@ NORMAL = NormalDist()
 
 def step(levels: list[float]) -> list[float]:
     """Thresholds are midpoints of levels; a new level is the median of its cell."""
-    edges = [0.0] + [NORMAL.cdf((a + b) / 2) for a, b in zip(levels, levels[1:])] + [1.0]
-    return [NORMAL.inv_cdf((a + b) / 2) for a, b in zip(edges, edges[1:])]
+    edges = [0.0] + [NORMAL.cdf((a + b) / 2) for a, b in pairwise(levels)] + [1.0]
+    return [NORMAL.inv_cdf((a + b) / 2) for a, b in pairwise(edges)]
 
 
 def from_zero(bits: int, iterations: int) -> list[float]:
@@ -27,7 +28,7 @@ def from_zero(bits: int, iterations: int) -> list[float]:
 
 
 def converged(bits: int) -> list[float]:
-    """Newton's method on levels − step(levels) = 0, from equal-probability medians: plain iteration needs ~10^5 rounds."""
+    """Newton's method on levels − step(levels) = 0, from equal-probability medians; plain iteration is too slow."""
     n = 2**bits
     levels = [NORMAL.inv_cdf((k + 0.5) / n) for k in range(n)]
     for _ in range(2000):

@@ -11,6 +11,7 @@ import math
 import struct
 from pathlib import Path
 
+import reader_signs
 from reader_base import (
     STEERING,
     Codec,
@@ -92,7 +93,7 @@ def levels_of(params: Params) -> list[float]:
 
 def quantized_form(params: Params, *extra: str) -> Params:
     only(params, "group", "levels", "offset", "scale", "compression", *extra)
-    bits = choose(params, "bits", (2, 3, 4, 5, 6, 7, 8)) if extra else 1
+    bits = choose(params, "bits", (2, 3, 4, 5, 6, 7, 8)) if "bits" in extra else 1
     if not isinstance(params.get("levels"), str) or str(bits) not in CODEBOOKS.get(params["levels"], ()):
         fail("bad-parameter", f"no codebook {params.get('levels')!r} of {bits} bits")
     group, scale = choose(params, "group", GROUPS), choose(params, "scale", tuple(FLOATS))
@@ -113,21 +114,32 @@ def quantized_bytes(shapes: list[Shape], params: Params) -> int | None:
 
 
 def quantized_decode(payload: bytes, shapes: list[Shape], params: Params) -> list[Tensor]:
-    sections, bits, group = Sections(payload, params["compression"]), bits_of(params), params["group"]
-    counts = [(packed_bytes(numel(shape), bits), groups_of(numel(shape), group)) for shape in shapes]
-    packed = sections.section(sum(size for size, _ in counts))
-    width, total = DTYPES[params["scale"]], sum(groups for _, groups in counts)
+    sections = Sections(payload, params["compression"])
+    packed = sections.section(sum(packed_bytes(numel(shape), bits_of(params)) for shape in shapes))
+    return _assembled(packed, *_scales(sections, shapes, params), shapes, params)
+
+
+def _scales(sections: Sections, shapes: list[Shape], params: Params) -> tuple[bytes, bytes]:
+    """Scales and offsets, with which a payload ends."""
+    width = DTYPES[params["scale"]]
+    total = sum(groups_of(numel(shape), params["group"]) for shape in shapes)
     scales = sections.numbers(total, width)
     offsets = sections.numbers(total, width) if params["offset"] else b""
     if any(not math.isfinite(v) or math.copysign(1, v) < 0 for v in floats(scales, params["scale"])):
         fail("bad-scale", "a scale is negative, infinite or NaN")
     sections.done()
-    form = {"bits": bits, **{name: params[name] for name in ("group", "levels", "offset", "scale")}}
-    out, at, first = [], 0, 0
-    for shape, (size, groups) in zip(shapes, counts):
-        parts = packed[at : at + size], scales[first : first + groups * width], offsets[first : first + groups * width]
+    return scales, offsets
+
+
+def _assembled(packed: bytes, scales: bytes, offsets: bytes, shapes: list[Shape], params: Params) -> list[Tensor]:
+    form = {"bits": bits_of(params), **{name: params[name] for name in ("group", "levels", "offset", "scale")}}
+    width, out, at, first = DTYPES[params["scale"]], [], 0, 0
+    for shape in shapes:
+        size = packed_bytes(numel(shape), bits_of(params))
+        last = first + groups_of(numel(shape), params["group"]) * width
+        parts = packed[at : at + size], scales[first:last], offsets[first:last]
         out.append(Tensor(shape, form, b"".join(parts), _weights(numel(shape), params, *parts)))
-        at, first = at + size, first + groups * width
+        at, first = at + size, last
     return out
 
 
@@ -142,6 +154,21 @@ def _weights(count: int, params: Params, packed: bytes, scales: bytes, offsets: 
         value = single(levels[code] * scale[i // per_group])
         out.append(single(value + offset[i // per_group]) if offset else value)
     return out
+
+
+# --- predictive-signs ---------------------------------------------------------------------------------------------
+
+
+def predictive_form(params: Params) -> Params:
+    reader_signs.check_parameters(params)
+    return quantized_form(params, *reader_signs.EXTRA)
+
+
+def predictive_decode(payload: bytes, shapes: list[Shape], params: Params) -> list[Tensor]:
+    sections = Sections(payload, params["compression"])
+    taken = reader_signs.take(sections, shapes, params)
+    scales = _scales(sections, shapes, params)
+    return _assembled(reader_signs.unpack(taken, shapes, params), *scales, shapes, params)
 
 
 # --- sparse -------------------------------------------------------------------------------------------------------
@@ -247,4 +274,5 @@ VALUE_CODECS = {"raw": RAW, "signs": SIGNS, "codebook": CODEBOOK}
 SPARSE = Codec(
     sparse_form, lambda shapes, params: 32 * params["entries"] + 16 * len(shapes), lambda s, p: None, sparse_decode
 )
-CODECS = {**VALUE_CODECS, "sparse": SPARSE}
+PREDICTIVE = Codec(predictive_form, reader_signs.decoded_bytes, lambda s, p: None, predictive_decode)
+CODECS = {**VALUE_CODECS, "sparse": SPARSE, "predictive-signs": PREDICTIVE}

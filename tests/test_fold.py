@@ -10,7 +10,7 @@ from torch import nn
 
 from adapterpack.adapter import Site
 from adapterpack.methods._base import Entries
-from adapterpack.runtime.fold import Kept, fold, swap, write
+from adapterpack.runtime.fold import Arena, Kept, fold, swap, write
 from adapterpack.runtime.places import Place
 
 
@@ -35,7 +35,7 @@ def test_entries_touch_nothing_else_and_keep_only_themselves() -> None:
     before = layer.weight.clone()
     positions, values = torch.tensor([0, 7, 9]), torch.tensor([1.0, 2.0, 3.0])
     with ExitStack() as undo:
-        fold(place(layer, (2, 2)), "weight", Entries(positions, values), replaces=False, undo=undo)
+        fold(place(layer, (2, 2)), "weight", Entries(positions, values), replaces=False, undo=undo, arena=Arena())
         expected = before.clone()
         expected[2, 0] += 1
         expected[3, 2] += 2
@@ -54,7 +54,7 @@ def test_a_parameter_that_is_not_contiguous(positions: bool) -> None:
     delta = torch.arange(48.0).reshape(4, 3, 2, 2)
     with ExitStack() as undo:
         given = Entries(torch.arange(48), delta.reshape(-1)) if positions else delta
-        fold(place(conv), "weight", given, replaces=False, undo=undo)
+        fold(place(conv), "weight", given, replaces=False, undo=undo, arena=Arena())
         assert torch.equal(conv.weight, before + delta) and not conv.weight.is_contiguous()
     assert torch.equal(conv.weight, before)
 
@@ -71,6 +71,25 @@ def test_swap_leaves_the_first_parameter_alone() -> None:
 
 
 def test_what_the_plan_let_through_is_a_bug_of_ours() -> None:
-    for change in (fold, swap):
-        with pytest.raises(RuntimeError, match="bias"):
-            change(place(nn.Linear(2, 2, bias=False)), "bias", torch.ones(2), replaces=False, undo=ExitStack())
+    bare = place(nn.Linear(2, 2, bias=False))
+    with pytest.raises(RuntimeError, match="bias"):
+        fold(bare, "bias", torch.ones(2), replaces=False, undo=ExitStack(), arena=Arena())
+    with pytest.raises(RuntimeError, match="bias"):
+        swap(bare, "bias", torch.ones(2), replaces=False, undo=ExitStack())
+
+
+def test_arena_copies_are_copies() -> None:
+    arena = Arena()
+    sources = [torch.randn(3, 5), torch.randn(7).to(torch.bfloat16), torch.randn(2, 2, 2, dtype=torch.float64)]
+    copies = [arena.copy(source[1:]) for source in sources]
+    for source, copy in zip(sources, copies):
+        assert torch.equal(copy, source[1:]) and copy.dtype == source.dtype
+        source.zero_()
+    assert all(copy.abs().sum() > 0 for copy in copies)
+    assert len({copy.data_ptr() for copy in copies}) == 3
+
+
+def test_arena_takes_what_is_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arena, "BLOCK", 64)
+    arena, source = Arena(), torch.arange(100.0)
+    assert torch.equal(arena.copy(source), source) and torch.equal(arena.copy(source[:3]), source[:3])

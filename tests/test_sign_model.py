@@ -338,8 +338,12 @@ def test_factor_against_the_second_reader() -> None:
         assert np.floor(512 * total / diagonal[m]).astype(int).tolist() == r
 
 
-def test_which_implementation() -> None:
+def test_which_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
     assert model.implementation(1000) == "numpy"
+    monkeypatch.setitem(sys.modules, "numba", ModuleType("numba"))
+    assert model.implementation(1000) == "numba"
+    monkeypatch.undo()
     assert model.implementation(10**9, "numpy") == "numpy"
     assert model.implementation(10**9) == ("numba" if HAS_NUMBA else "numpy")
     with pytest.raises(CallError):

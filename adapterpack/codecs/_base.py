@@ -5,6 +5,9 @@ decodes what the other wrote. One payload serves one or many tensors of one form
 each other; the container neither knows nor cares. A codec says how many bytes its payload must have wherever that
 follows from shapes and parameters, and a reader checks it before anything is allocated.
 
+A codec may learn from tensors that are known already: those of earlier tasks of a bundle, which the caller hands over
+as `given`. A payload that was encoded with them can be decoded with the same ones only.
+
 Parameters are a flat JSON object. Those that describe the *form* (bits, codebook, group, dtypes) are part of what the
 adapter is and enter its digest; the others (compression) are not. An unknown parameter is an error.
 """
@@ -18,6 +21,7 @@ from adapterpack.errors import CorruptFileError, Reason
 from adapterpack.tensors import Shape, Tensor
 
 Params = Mapping[str, Any]
+Given = Sequence[Sequence[Tensor]]  # for each earlier task, tensors alike in shape and number, in the same order
 
 
 class Codec(Protocol):
@@ -25,6 +29,11 @@ class Codec(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def takes_given(self) -> bool:
+        """Whether `given` may be anything but empty."""
+        ...
 
     def form(self, params: Params) -> dict[str, Any]:
         """The form of every tensor in the payload, as `Tensor.form()` gives it; checks all parameters.
@@ -42,15 +51,15 @@ class Codec(Protocol):
         """The payload's exact size where it follows from the shapes, else None."""
         ...
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         """Tensors whose form is `form(params)`, in file order, to a payload."""
         ...
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         """The inverse of `encode`.
 
         Raises:
-            CorruptFileError: the payload is not what `encode` writes for these shapes and parameters.
+            CorruptFileError: the payload is not what `encode` writes for these shapes, parameters and given tensors.
         """
         ...
 

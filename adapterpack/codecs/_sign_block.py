@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.codecs import _sign_tables as tables
+from adapterpack.codecs._sign_given import Given, GivenBlock, GivenWeights
 from adapterpack.codecs._sign_stream import Stream
 
 F64 = NDArray[np.float64]
@@ -50,9 +51,11 @@ class Weights:
 
 
 class Learned:
-    """What earlier blocks taught: Gram matrices, misses of each unit, weights."""
+    """What earlier blocks taught: Gram matrices, misses of each unit, weights; and what earlier tasks say."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, given: Given | None = None) -> None:
+        self.given = given
+        self.given_weights = GivenWeights(stream.kinds)
         self.gram = np.zeros((stream.matrices, stream.units, stream.units))
         self.misses = np.zeros((stream.matrices, stream.units), np.int64)
         self.weights = Weights(stream.kinds)
@@ -108,11 +111,14 @@ class Block:
     """
 
     def __init__(self, stream: Stream, learned: Learned, start: int, stop: int) -> None:
-        self._units, self._kinds, self._is_first = stream.units, stream.kinds, start == 0
-        self._weights = learned.weights
+        self._units, self._kinds, self._weights = stream.units, stream.kinds, learned.weights
+        self._given: GivenBlock | None = None
+        if learned.given is not None:
+            self._given = GivenBlock(learned.given, learned.given_weights, stream.kinds, start, stop)
+        self._is_blind = start == 0 and self._given is None
         lanes = (stream.matrices, stop - start)
         self.missed = np.zeros((stream.units, *lanes), np.bool_)
-        if self._is_first:
+        if self._is_blind:
             return
         a, total = regularised(stream, learned.gram, start)
         self._lower, diagonal = factor(a)
@@ -130,7 +136,7 @@ class Block:
 
     def predict(self, unit: int, rows: int) -> F32:
         """The probability of +, float32 [rows, channels of the block], exact multiples of 2^-16."""
-        if self._is_first:
+        if self._is_blind:
             return np.full((rows, self.missed.shape[2]), 0.5, np.float32)
         slot = unit % tables.GROUP
         x, mu = self._x[slot, :rows], self._mu[:rows]
@@ -148,6 +154,8 @@ class Block:
         y = self._weights.of_cell[cell]
         y += self._weights.of_um[self._um[:rows, unit, None]]
         y *= x
+        if self._given is not None:
+            y += self._given.shift(unit, rows)
         _floor_and_clamp(y, tables.Y_LIMIT)
         self._y[slot, :rows] = y
         chances: F32 = _CHANCE[self._y[slot, :rows]]
@@ -155,7 +163,7 @@ class Block:
 
     def learn(self, unit: int, rows: int, bits: U8) -> None:
         """Take notice of one unit's bits; `bits` holds those of all units so far, [U, M, channels of the block]."""
-        if self._is_first:
+        if self._is_blind:
             return
         slot = unit % tables.GROUP
         signs = bits[unit, :rows].astype(np.float64)  # ±4096
@@ -173,8 +181,10 @@ class Block:
     def _learn_weights(self, first: int, bits: U8) -> None:
         count = len(bits)
         x, y, cell = self._x[:count], self._y[:count], self._cell[:count]
-        g = 65536.0 * bits
+        g: F64 = np.asarray(65536.0 * bits)
         g -= _P_FLOAT[y]
+        if self._given is not None:
+            self._given.learn(first, g, _VARIANCE[y])
         g *= x
         h = _VARIANCE[y]
         h *= x

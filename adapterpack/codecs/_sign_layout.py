@@ -137,10 +137,11 @@ def _part(
 
 def to_streams(matrices: Sequence[U8], parts: Sequence[Part]) -> list[U8]:
     """Bits of the matrices of a segment, each uint8 with its own shape, to signs uint8 [M, C, U] of each part."""
-    return [_gather(matrices, part) for part in parts]
+    return [gather(matrices, part) for part in parts]
 
 
-def _gather(matrices: Sequence[U8], part: Part) -> U8:
+def gather(matrices: Sequence[U8] | Mapping[int, U8], part: Part) -> U8:
+    """The same of one part; only its own matrices are looked at."""
     stream, joined = part.stream, []
     for k in range(0, len(part.entries), part.join):
         for kind in range(len(part.entries[0])):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adapterpack.codecs._range import RangeReader, RangeWriter
 from adapterpack.codecs._sign_block import Block, Learned
+from adapterpack.codecs._sign_given import Given
 from adapterpack.codecs._sign_stream import Stream, from_visited, to_visited
 from adapterpack.codecs._sign_tables import block_bounds
 from adapterpack.errors import CallError, CorruptFileError, Reason
@@ -41,7 +42,9 @@ def implementation(signs: int, wanted: str = "auto") -> Implementation:
     """
     if wanted not in ("auto", "numpy", "numba"):
         raise CallError(f"implementation is {wanted!r}", Reason.BAD_CALL, hint="expected auto, numpy or numba")
-    loaded = "numba" in sys.modules  # then it costs nothing, and a server that wants it only has to import it
+    loaded = (
+        sys.modules.get("numba") is not None
+    )  # then it costs nothing, and a server that wants it only has to import it
     if wanted == "numpy" or (wanted == "auto" and signs < WORTH_LOADING and not loaded):
         return "numpy"
     try:
@@ -54,8 +57,9 @@ def implementation(signs: int, wanted: str = "auto") -> Implementation:
 
 
 def encode_signs(
-    signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int = 0, using: Implementation = "numpy"
-) -> bytes:
+    signs: U8, *, lam: int, pooled: bool, kinds: int, padding: int = 0,
+    given: Given | None = None, using: Implementation = "numpy",
+) -> bytes:  # fmt: skip
     """Signs to a stream.
 
     Args:
@@ -64,7 +68,8 @@ def encode_signs(
         pooled: whether matrices 2k and 2k + 1 learn from each other.
         kinds: sets of adaptive weights.
         padding: units of the last matrix that are not coded.
-        using: see `implementation`.
+        given: what earlier tasks have at the same places.
+        using: see `implementation`; with `given`, NumPy in any case.
 
     Returns:
         Little-endian 32-bit words.
@@ -76,7 +81,7 @@ def encode_signs(
     matrices, channels, units = signs.shape
     stream = Stream(matrices, channels, units, lam, pooled, kinds, padding)
     visited = to_visited(stream, signs)
-    if using == "numba":
+    if using == "numba" and given is None:
         from adapterpack.codecs import _sign_compiled
 
         return _sign_compiled.encode(stream, visited)
@@ -85,13 +90,14 @@ def encode_signs(
     def write(bits: U8, chances: NDArray[np.float32]) -> None:
         writer.write(bits.reshape(-1).astype(np.int32), chances.reshape(-1))
 
-    _walk(stream, visited, write)
+    _walk(Learned(stream, given), stream, visited, write)
     return writer.finish()
 
 
 def decode_signs(
     stream: bytes | memoryview, M: int, C: int, U: int, *,
-    lam: int, pooled: bool, kinds: int, padding: int = 0, using: Implementation = "numpy",
+    lam: int, pooled: bool, kinds: int, padding: int = 0,
+    given: Given | None = None, using: Implementation = "numpy",
 ) -> U8:  # fmt: skip
     """The inverse of `encode_signs`.
 
@@ -104,7 +110,8 @@ def decode_signs(
         pooled: whether matrices 2k and 2k + 1 learn from each other.
         kinds: sets of adaptive weights.
         padding: units of the last matrix that were not coded.
-        using: see `implementation`.
+        given: what the encoder was given.
+        using: see `implementation`; with `given`, NumPy in any case.
 
     Returns:
         uint8 [M, C, U].
@@ -114,11 +121,10 @@ def decode_signs(
     """
     expected = Stream(M, C, U, lam, pooled, kinds, padding)
     expected.check()
-    if len(stream) < expected.least_bytes():
-        raise CorruptFileError(
-            f"a sign stream of {len(stream)} bytes, expected at least {expected.least_bytes()}", Reason.BAD_STREAM
-        )
-    if using == "numba":
+    least = expected.least_bytes(is_given=given is not None)
+    if len(stream) < least:
+        raise CorruptFileError(f"a sign stream of {len(stream)} bytes, expected at least {least}", Reason.BAD_STREAM)
+    if using == "numba" and given is None:
         from adapterpack.codecs import _sign_compiled
 
         return from_visited(_sign_compiled.decode(expected, stream))
@@ -128,14 +134,13 @@ def decode_signs(
     def read(bits: U8, chances: NDArray[np.float32]) -> None:
         bits[:] = reader.read(chances.reshape(-1)).reshape(bits.shape)
 
-    _walk(expected, visited, read)
+    _walk(Learned(expected, given), expected, visited, read)
     reader.finish()
     return from_visited(visited)
 
 
-def _walk(stream: Stream, visited: U8, code: CodeBits) -> None:
+def _walk(learned: Learned, stream: Stream, visited: U8, code: CodeBits) -> None:
     """All symbols in stream order: block, unit, matrix, channel. `visited` is read or filled in by `code`."""
-    learned = Learned(stream)
     for start, stop in block_bounds(stream.channels):
         bits = visited[:, :, start:stop]
         block = Block(stream, learned, start, stop)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterpack.codecs._sign_tables import BLOCKS, MAX_CHANNELS, MAX_LAMBDA, MAX_MATRICES, MAX_UNITS, visiting_order
+from adapterpack.codecs import _sign_tables as tables
+from adapterpack.codecs._sign_tables import MAX_CHANNELS, MAX_LAMBDA, MAX_MATRICES, MAX_UNITS, visiting_order
 from adapterpack.errors import CallError, CorruptFileError, Reason
 
 U8 = NDArray[np.uint8]
@@ -43,13 +44,17 @@ class Stream:
         """An upper bound of the memory that coding needs, in bytes."""
         return self.matrices * self.units * (6 * 8 * self.units + 4 * self.channels + 4096) + (1 << 20)
 
-    def least_bytes(self) -> int:
+    def least_bytes(self, *, is_given: bool = False) -> int:
         """A lower bound of the stream's length: nothing predicts the first unit and the first block, a bit a sign.
 
-        It keeps a few bytes from asking for hours of work.
+        Given tasks predict both, once the weights have been updated for the first time. It keeps a few bytes from
+        asking for hours of work.
         """
-        first_block = min(BLOCKS[0], self.channels)
-        bits = self.matrices * self.channels + first_block * (self.matrices * (self.units - 1) - self.padding)
+        first_block = min(tables.BLOCKS[0], self.channels)
+        units = min(self.units, tables.GROUP) if is_given else self.units
+        bits = first_block * (self.matrices * units - max(0, self.padding - self.units + units))
+        if not is_given:
+            bits += (self.channels - first_block) * self.matrices
         return -(-bits // 32) * 4
 
     def check(self) -> None:

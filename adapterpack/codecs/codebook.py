@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapterpack.codecs import _quantized
-from adapterpack.codecs._base import Params, parameter
+from adapterpack.codecs._base import Given, Params, parameter
 from adapterpack.tensors import Shape, Tensor
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -21,6 +21,7 @@ class Codebook:
     """Quantized tensors of 2 … 8 bits."""
 
     name: str = "codebook"
+    takes_given: bool = False
 
     def form(self, params: Params) -> dict[str, Any]:
         return _quantized.form_of(params, parameter(params, "bits", BITS), ("bits",))
@@ -31,8 +32,8 @@ class Codebook:
     def payload_bytes(self, shapes: Sequence[Shape], params: Params) -> int | None:
         return _quantized.payload_bytes(shapes, params, params["bits"])
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         return _quantized.encode(tensors, params, params["bits"])
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         return _quantized.decode(payload, shapes, params, params["bits"])

@@ -2,7 +2,8 @@
 
 A unit's sign at a channel is predicted from the units before it, by what the channels before it have shown; matrices of
 one segment learn from each other. Scales and offsets are stored as in `signs`. A stream that coding would not shrink is
-stored as plain packed bits. Parameters: those of `signs`, and join, lam, pooled, units (see `_sign_layout`).
+stored as plain packed bits. Parameters: those of `signs`, and join, lam, pooled, units (see `_sign_layout`). The same
+signs of earlier tasks, where they are given, are one more thing to predict from (see `_sign_given`).
 Source: spec/codecs.md, "predictive-signs".
 """
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from adapterpack.bits import pack, packed_bytes, padding_is_zero
 from adapterpack.codecs import _quantized
-from adapterpack.codecs._base import Params, parameter
+from adapterpack.codecs._base import Given, Params, parameter
 from adapterpack.codecs._sections import Reader, Writer
-from adapterpack.codecs._sign_layout import ROWS, SHORT, Part, branch_params, head_params, plan, scatter, to_streams
-from adapterpack.codecs._sign_model import decode_signs, encode_signs, implementation
+from adapterpack.codecs._sign_given import MAX_GIVEN, given_of
+from adapterpack.codecs._sign_given import Given as GivenSigns
+from adapterpack.codecs._sign_layout import ROWS, SHORT, Part, branch_params, gather, head_params, plan, scatter
+from adapterpack.codecs._sign_model import Implementation, decode_signs, encode_signs, implementation
 from adapterpack.errors import CorruptFileError, Reason
 from adapterpack.tensors import Quantized, Shape, Tensor, numel
 
@@ -34,6 +37,7 @@ class PredictiveSigns:
     """Quantized matrices of 1 bit."""
 
     name: str = "predictive-signs"
+    takes_given: bool = True
 
     def form(self, params: Params) -> dict[str, Any]:
         parameter(params, "join", range(65))
@@ -49,43 +53,42 @@ class PredictiveSigns:
     def payload_bytes(self, shapes: Sequence[Shape], params: Params) -> int | None:
         return None
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         rows = [t for t in tensors if isinstance(t, Quantized)]
-        parts = _parts([t.shape for t in rows], params)
+        shapes = [t.shape for t in rows]
+        parts = _parts(shapes, params)
         using = implementation(sum(t.entries for t in rows))
+        earlier = _checked(given, shapes)
         writer = Writer(params["compression"])
-        bits = [t.codes().reshape(t.shape) for t in rows]
-        for part, signs in zip(parts, to_streams(bits, parts)):
-            s = part.stream
-            stream = encode_signs(
-                signs, lam=s.lam, pooled=s.pooled, kinds=s.kinds, padding=s.padding, using=using
-            )
-            plain = [rows[i].packed.tobytes() for i in _members(part)]
-            coded = len(stream) < sum(map(len, plain)) and s.units > 1
+        for part in parts:
+            stream = encode_signs(_signs(rows, part), **_settings(part), given=_of_part(earlier, part), using=using)
+            plain = [rows[k].packed.tobytes() for k in _members(part)]
+            coded = len(stream) < sum(map(len, plain)) and _is_predictable(part, earlier)
             writer.number(len(stream) if coded else 0)
             for data in [stream] if coded else plain:
                 writer.plain(data)
         _quantized.write_scales(writer, tensors, _quantized.layout_of(params, 1))
         return writer.payload()
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         parts = _parts(shapes, params)
         using = implementation(sum(map(numel, shapes)))
+        earlier = _checked(given, shapes)
         reader = Reader(payload, params["compression"])
         packed: dict[int, U8] = {}
         coded: list[tuple[Part, memoryview]] = []
         for part in parts:
             size = reader.number()
             if size:
-                _require_gain(part, size, shapes)
+                _require_gain(part, size, shapes, earlier)
                 coded.append((part, reader.plain(size)))
             else:
-                packed |= {i: _plain(reader, shapes[i]) for i in _members(part)}
+                packed |= {k: _plain(reader, shapes[k]) for k in _members(part)}
         layout = _quantized.layout_of(params, 1)
         scales, offsets = _quantized.read_scales(reader, shapes, layout)
         reader.done()
         for part, stream in coded:
-            packed |= _decoded(part, stream, using)
+            packed |= _decoded(part, stream, _of_part(earlier, part), using)
         codes = np.concatenate([packed[i] for i in range(len(shapes))])
         return _quantized.assemble(codes, scales, offsets, shapes, layout)
 
@@ -123,14 +126,48 @@ def _members(part: Part) -> list[int]:
     return sorted(i for entry in part.entries for i in entry)
 
 
-def _require_gain(part: Part, size: int, shapes: Sequence[Shape]) -> None:
+def _signs(rows: Sequence[Quantized], part: Part) -> U8:
+    return gather({i: rows[i].codes().reshape(rows[i].shape) for i in _members(part)}, part)
+
+
+def _checked(given: Given, shapes: Sequence[Shape]) -> list[list[Quantized]]:
+    """The given tensors.
+
+    Raises:
+        CorruptFileError: `bad-shape` where they are no signs of these shapes; `limit-exceeded`.
+    """
+    if len(given) > MAX_GIVEN:
+        raise CorruptFileError(f"{len(given)} given tasks, at most {MAX_GIVEN} are used", Reason.LIMIT)
+    found = [[t for t in tensors if isinstance(t, Quantized) and t.bits == 1] for tensors in given]
+    for tensors, rows in zip(given, found):
+        if [t.shape for t in rows] != list(shapes) or len(rows) != len(tensors):
+            raise CorruptFileError("a given task has no signs of the same shapes", Reason.BAD_SHAPE)
+    return found
+
+
+def _of_part(earlier: Sequence[Sequence[Quantized]], part: Part) -> GivenSigns | None:
+    """What the given tasks have in the place of one stream; unpacked task by task, for the memory's sake."""
+    return given_of(part.stream, (_signs(rows, part) for rows in earlier))
+
+
+def _settings(part: Part) -> dict[str, Any]:
+    s = part.stream
+    return {"lam": s.lam, "pooled": s.pooled, "kinds": s.kinds, "padding": s.padding}
+
+
+def _is_predictable(part: Part, earlier: Sequence[Any]) -> bool:
+    """A single unit has nothing to be predicted from but given tasks."""
+    return part.stream.units > 1 or bool(earlier)
+
+
+def _require_gain(part: Part, size: int, shapes: Sequence[Shape], earlier: Sequence[Any]) -> None:
     """A stream is coded only where that is smaller, so that there is one way to write it.
 
     Raises:
         CorruptFileError: `bad-stream`.
     """
     plain = sum(packed_bytes(numel(shapes[i]), 1) for i in _members(part))
-    if size >= plain or part.stream.units == 1:
+    if size >= plain or not _is_predictable(part, earlier):
         raise CorruptFileError(f"a stream of {size:,} bytes for signs that take {plain:,}", Reason.BAD_STREAM)
 
 
@@ -142,11 +179,7 @@ def _plain(reader: Reader, shape: Shape) -> U8:
     return packed
 
 
-def _decoded(part: Part, stream: memoryview, using: Any) -> dict[int, U8]:
+def _decoded(part: Part, stream: memoryview, given: GivenSigns | None, using: Implementation) -> dict[int, U8]:
     s = part.stream
-    signs = decode_signs(
-        stream, s.matrices, s.channels, s.units,
-        lam=s.lam, pooled=s.pooled, kinds=s.kinds, padding=s.padding, using=using,
-    )  # fmt: skip
+    signs = decode_signs(stream, s.matrices, s.channels, s.units, **_settings(part), given=given, using=using)
     return {i: pack(matrix.reshape(-1), 1) for i, matrix in scatter(signs, part).items()}
-

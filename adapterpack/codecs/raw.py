@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adapterpack.codecs._base import Params, only, parameter
+from adapterpack.codecs._base import Given, Params, only, parameter
 from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
 from adapterpack.errors import CorruptFileError, Reason
 from adapterpack.tensors import DENSE_DTYPES, Dense, Shape, Tensor, numel, require_finite, widen_bfloat16
@@ -22,6 +22,7 @@ class Raw:
     """Dense tensors of one dtype, one after another."""
 
     name: str = "raw"
+    takes_given: bool = False
 
     def form(self, params: Params) -> dict[str, Any]:
         only(params, ("dtype", "compression"))
@@ -36,7 +37,7 @@ class Raw:
             return None
         return DENSE_DTYPES[params["dtype"]].itemsize * sum(map(numel, shapes))
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         dtype = params["dtype"]
         parts = [np.asarray(t.data, DENSE_DTYPES[dtype]).reshape(-1) for t in tensors if isinstance(t, Dense)]
         values = np.concatenate(parts)
@@ -45,7 +46,7 @@ class Raw:
         writer.numbers(values)
         return writer.payload()
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         dtype = params["dtype"]
         reader = Reader(payload, params["compression"])
         values = reader.numbers(sum(map(numel, shapes)), DENSE_DTYPES[dtype])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from adapterpack.codecs import _quantized
-from adapterpack.codecs._base import Params
+from adapterpack.codecs._base import Given, Params
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Quantized, Shape, Tensor, numel
 
@@ -25,6 +25,7 @@ class Signs:
     """Quantized tensors of 1 bit."""
 
     name: str = "signs"
+    takes_given: bool = False
 
     def form(self, params: Params) -> dict[str, Any]:
         return _quantized.form_of(params, 1)
@@ -35,10 +36,10 @@ class Signs:
     def payload_bytes(self, shapes: Sequence[Shape], params: Params) -> int | None:
         return _quantized.payload_bytes(shapes, params, 1)
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         return _quantized.encode(tensors, params, 1)
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         return _quantized.decode(payload, shapes, params, 1)
 
 

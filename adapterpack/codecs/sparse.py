@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.bits import pack, packed_bytes, padding_is_zero, unpack_wide
-from adapterpack.codecs._base import Codec, Params, only, parameter
+from adapterpack.codecs._base import Codec, Given, Params, only, parameter
 from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
 from adapterpack.codecs.codebook import Codebook
 from adapterpack.codecs.raw import Raw
@@ -34,6 +34,7 @@ class SparseEntries:
     """Sparse tensors whose values have one form."""
 
     name: str = "sparse"
+    takes_given: bool = False
 
     def form(self, params: Params) -> dict[str, Any]:
         only(params, ("entries", "compression", "values"))
@@ -50,7 +51,7 @@ class SparseEntries:
     def payload_bytes(self, shapes: Sequence[Shape], params: Params) -> int | None:
         return None
 
-    def encode(self, tensors: Sequence[Tensor], params: Params) -> bytes:
+    def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         rows = [t for t in tensors if isinstance(t, Sparse)]
         gaps = [_gaps(t) for t in rows]
         rice = [rice_parameter(g) for g in gaps]
@@ -64,7 +65,7 @@ class SparseEntries:
         codec, inner = _values(params)
         return writer.payload() + codec.encode([t.values for t in rows], inner)
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params) -> list[Tensor]:
+    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
         reader = Reader(payload, params["compression"])
         counts = _counts(reader, shapes, params["entries"])
         positions = _positions(reader, shapes, counts)

@@ -14,6 +14,7 @@ from adapterpack.adapter import Backbone, DataSettings, Site
 from adapterpack.container import limits
 
 Shape = tuple[int, ...]
+FEATURE = "cross-task"  # in `requires` where a segment is given tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of payload bytes: its codec (opaque), the codec's parameters, its size."""
+    """A run of payload bytes: its codec (opaque), the codec's parameters, its size.
+
+    Attributes:
+        skip: an unknown codec that a reader may leave undecoded.
+        given: earlier tasks of the file whose segments of the same number must be decoded before this one.
+    """
 
     codec: str
     params: Mapping[str, Any]
     size: int
-    skip: bool = False  # an unknown codec that a reader may leave undecoded
+    skip: bool = False
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,13 @@ class TaskEntry:
         for row in self.head.values():
             yield row, "head"
 
+    def rows_by_segment(self) -> list[list[TensorRow]]:
+        """Each segment's tensors, in file order; the references are checked already."""
+        found: list[list[TensorRow]] = [[] for _ in self.segments]
+        for row, _ in self.rows():
+            found[row.segment].append(row)
+        return found
+
     def payload_bytes(self) -> int:
         return sum(segment.size for segment in self.segments)
 
@@ -126,10 +140,12 @@ class Index:
 def to_json(index: Index) -> dict[str, Any]:
     """The index as the JSON object that is written."""
     backbone = {"name": index.backbone.name, "fingerprint": index.backbone.fingerprint}
-    return {
+    found = {
         "backbone": {name: value for name, value in backbone.items() if value},
         "tasks": [_task_json(task) for task in index.tasks],
     }
+    crossed = any(segment.given for task in index.tasks for segment in task.segments)
+    return {**found, "requires": [FEATURE]} if crossed else found
 
 
 def _task_json(task: TaskEntry) -> dict[str, Any]:
@@ -166,7 +182,9 @@ def _rows_json(rows: Mapping[str, TensorRow]) -> dict[str, Any]:
 
 
 def _segment_json(segment: Segment) -> dict[str, Any]:
-    found = {"bytes": segment.size, "codec": segment.codec, "params": dict(segment.params)}
+    found: dict[str, Any] = {"bytes": segment.size, "codec": segment.codec, "params": dict(segment.params)}
+    if segment.given:
+        found["given"] = list(segment.given)
     return {**found, "skip": True} if segment.skip else found
 
 

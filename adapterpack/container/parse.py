@@ -9,10 +9,11 @@ from typing import Any
 from adapterpack.adapter import Backbone, DataSettings, Site
 from adapterpack.container import limits, strict_json
 from adapterpack.container.fields import Fields
-from adapterpack.container.index import Group, Index, Labels, Segment, TaskEntry, TensorRow
+from adapterpack.container.given import check_given
+from adapterpack.container.index import FEATURE, Group, Index, Labels, Segment, TaskEntry, TensorRow
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedVersionError
 
-FEATURES: frozenset[str] = frozenset()  # must-understand features of version 1: none
+FEATURES = frozenset([FEATURE])  # what `requires` may name
 HEAD_ROLES = ({"weight"}, {"weight", "bias"})
 LABELS_CODEC = "labels"
 
@@ -25,8 +26,7 @@ def parse_index(text: bytes) -> Index:
         UnsupportedVersionError: `unknown-feature`.
     """
     top = Fields(strict_json.loads(text), "index")
-    if top.has("requires"):
-        _require_features(top.take("requires", list))
+    features = _features(top.take("requires", list)) if top.has("requires") else []
     backbone = _backbone(Fields(top.take("backbone", dict), "index.backbone"))
     tasks = top.take("tasks", list)
     top.done()
@@ -40,6 +40,7 @@ def parse_index(text: bytes) -> Index:
     twice = repeated_name([task.name for task in index.tasks])
     if twice is not None:
         raise CorruptFileError(f"two tasks are called {twice!r}", Reason.DUPLICATE_NAME, "index.tasks")
+    check_given(index, features)
     return index
 
 
@@ -54,7 +55,7 @@ def repeated_name(names: Sequence[str]) -> str | None:
     return None
 
 
-def _require_features(features: list[Any]) -> None:
+def _features(features: list[Any]) -> list[str]:
     for name in features:
         if not isinstance(name, str):
             raise CorruptFileError(f"{name!r} is no feature's name", Reason.BAD_FIELD, "index.requires")
@@ -63,6 +64,7 @@ def _require_features(features: list[Any]) -> None:
             raise UnsupportedVersionError(
                 f"the file needs the feature {name!r}", Reason.UNKNOWN_FEATURE, "index.requires", hint
             )
+    return features
 
 
 def _backbone(f: Fields) -> Backbone:
@@ -103,8 +105,17 @@ def _check_task(task: TaskEntry, where: str) -> None:
 def _segment(f: Fields) -> Segment:
     codec, size, params = f.name("codec"), f.count("bytes"), f.take("params", dict)
     skip = f.take("skip", bool) if f.has("skip") else False
+    given = _given(f) if f.has("given") else ()
     f.done()
-    return Segment(codec, params, size, skip)
+    return Segment(codec, params, size, skip, given)
+
+
+def _given(f: Fields) -> tuple[str, ...]:
+    names = f.take("given", list)
+    limits.require(len(names), limits.GIVEN, "given tasks", f.path("given"))
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise CorruptFileError("expected a list of different names of tasks", Reason.BAD_FIELD, f.path("given"))
+    return tuple(names)
 
 
 def _rows(value: dict[str, Any], where: str) -> Mapping[str, TensorRow]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone
 from adapterpack.container import digest, framing
 from adapterpack.container.framing import Fixed
-from adapterpack.container.index import Index
+from adapterpack.container.given import chain, given_names
+from adapterpack.container.index import Index, TaskEntry
 from adapterpack.container.limits import Limits
 from adapterpack.container.parse import parse_index
 from adapterpack.errors import CallError, CorruptFileError, Reason
-from adapterpack.packing.decode import decode_task
+from adapterpack.packing.decode import Content, assemble, decode_task
 from adapterpack.packing.encode import EncodedTask
 
 
@@ -63,7 +64,7 @@ class Bundle:
         return f"sha256:{self.digests[self._number(task)].hex()}"
 
     def read(self, task: str | None = None) -> Adapter:
-        """Decode one task.
+        """Decode one task, and before it those that it was coded with (`bundle --cross-task`).
 
         Args:
             task: its name; may be left out where the file has only one.
@@ -73,9 +74,14 @@ class Bundle:
             CorruptFileError, UnsupportedVersionError: the payload is damaged, or newer than this reader.
         """
         number = self._number(task)
-        payloads = [memoryview(payload) for payload in self._payloads(number)]
-        entry, where = self.index.tasks[number], f"index.tasks[{number}]"
-        return decode_task(entry, payloads, self.digests[number], self.backbone, self._limits, where)
+        for entry, content in self._decoded(chain(self.index, number)):
+            if entry is self.index.tasks[number]:
+                return assemble(entry, content, self.backbone)
+        raise RuntimeError("a task is not among those that it needs")
+
+    def contents(self) -> Iterator[tuple[TaskEntry, Content]]:
+        """Decode every task in turn, each once."""
+        return self._decoded(range(len(self.tasks)))
 
     def encoded(self, task: str | None = None) -> EncodedTask:
         """One task's payloads as stored, checksums verified, nothing decoded."""
@@ -84,9 +90,20 @@ class Bundle:
 
     def verify(self) -> Iterator[str]:
         """Decode every task in turn, yielding each name once its checksums and digest are verified."""
-        for name in self.tasks:
-            self.read(name)
-            yield name
+        for entry, _ in self.contents():
+            yield entry.name
+
+    def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[TaskEntry, Content]]:
+        """Decode tasks, ascending; one that a later one is given is kept until that is decoded."""
+        last = {name: n for n in numbers for name in given_names(self.index.tasks[n])}
+        kept: dict[str, Content] = {}
+        for n in numbers:
+            entry = self.index.tasks[n]
+            payloads = [memoryview(payload) for payload in self._payloads(n)]
+            content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", kept)
+            yield entry, content
+            kept[entry.name] = content
+            kept = {name: found for name, found in kept.items() if last.get(name, n) > n}
 
     def _number(self, task: str | None) -> int:
         if task is None and len(self.tasks) == 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from adapterpack.adapter import Adapter, Backbone, Branch, Head
@@ -18,11 +19,37 @@ from adapterpack.tensors import Shape, Tensor
 Forms = list[dict[str, Any] | None]
 
 
-def check_task(entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str) -> Forms:
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a task's payloads hold, verified by its digest.
+
+    Attributes:
+        forms: of each segment's tensors; None for class names and skipped segments.
+        segments: the tensors of each segment, in file order.
+        labels: class names.
+        decoded_bytes: what decoding may have taken.
+    """
+
+    forms: Forms
+    segments: list[list[Tensor]]
+    labels: tuple[str, ...] | None
+    decoded_bytes: int
+
+
+def check_task(
+    entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str, kept: int = 0
+) -> tuple[Forms, int]:
     """Everything that can be known about a task before its payload is read.
 
+    Args:
+        entry: its index entry.
+        shapes: of each segment's tensors.
+        bounds: limits.
+        where: path of the entry, for messages.
+        kept: decoded bytes of earlier tasks that are still in memory.
+
     Returns:
-        The form of each segment's tensors.
+        The form of each segment's tensors, and the decoded bytes of all.
 
     Raises:
         UnsupportedVersionError: `unknown-codec`, `unknown-method`.
@@ -36,8 +63,8 @@ def check_task(entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limi
         codec = codec_of(segment, f"{where}.segments[{i}]")
         forms.append(None if codec is None else _form(codec, segment, shapes[i], f"{where}.segments[{i}]"))
         decoded += 0 if codec is None else codec.decoded_bytes(shapes[i], segment.params)
-        limits.require(decoded, bounds.decoded_bytes, "decoded bytes", where)
-    return forms
+        limits.require(kept + decoded, bounds.decoded_bytes, "decoded bytes", where)
+    return forms, decoded
 
 
 def codec_of(segment: Segment, where: str) -> Codec | None:
@@ -54,7 +81,10 @@ def codec_of(segment: Segment, where: str) -> Codec | None:
     if segment.codec not in CODECS:
         hint = "upgrade adapterpack"
         raise UnsupportedVersionError(f"the codec {segment.codec!r} is unknown", Reason.UNKNOWN_CODEC, where, hint)
-    return CODECS[segment.codec]
+    codec = CODECS[segment.codec]
+    if segment.given and not codec.takes_given:
+        raise CorruptFileError(f"{codec.name} uses no given tasks", Reason.BAD_FIELD, f"{where}.given")
+    return codec
 
 
 def _form(codec: Codec, segment: Segment, shapes: Sequence[Shape], where: str) -> dict[str, Any]:
@@ -74,45 +104,48 @@ def _placed(error: AdapterPackError, where: str) -> AdapterPackError:
     return type(error)(error.message, Reason(error.reason), where, error.hint)
 
 
-def _shapes(entry: TaskEntry) -> list[list[Shape]]:
-    shapes: list[list[Shape]] = [[] for _ in entry.segments]
-    for row, _ in entry.rows():
-        shapes[row.segment].append(row.shape)
-    return shapes
-
-
 def decode_task(
-    entry: TaskEntry, payloads: Sequence[memoryview], expected: bytes, backbone: Backbone, bounds: Limits, where: str
-) -> Adapter:
+    entry: TaskEntry,
+    payloads: Sequence[memoryview],
+    expected: bytes,
+    bounds: Limits,
+    where: str,
+    earlier: Mapping[str, Content],
+) -> Content:
     """Decode one task.
 
     Args:
         entry: its index entry.
         payloads: each segment's bytes, checksums verified.
         expected: its digest, 32 bytes.
-        backbone: the file's.
         bounds: limits.
         where: path of the entry, for messages.
+        earlier: by name, at least the tasks that its segments are given; all that are still in memory.
 
     Raises:
         CorruptFileError, UnsupportedVersionError: each reason of index and payload; `digest-mismatch`.
     """
-    shapes = _shapes(entry)
-    forms = check_task(entry, shapes, bounds, where)
+    shapes = [[row.shape for row in rows] for rows in entry.rows_by_segment()]
+    kept = sum(content.decoded_bytes for content in earlier.values())
+    forms, size = check_task(entry, shapes, bounds, where, kept)
     decoded: list[list[Tensor]] = []
     for i, segment in enumerate(entry.segments):
         codec = codec_of(segment, where)
+        given = [earlier[name].segments[i] for name in segment.given]
         try:
-            decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params))
+            decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params, given))
         except AdapterPackError as error:
             raise _placed(error, f"{where}.segments[{i}]") from error
-    names = _class_names(entry, payloads, where)
-    queues = [iter(tensors) for tensors in decoded]
-    tensors = [next(queues[row.segment]) for row, _ in entry.rows()]
-    contents = (part for tensor in tensors for part in tensor.content())
-    if digest.digest(digest.describe(entry, forms, names), contents) != expected:
+    found = Content(forms, decoded, _class_names(entry, payloads, where), size)
+    contents = (part for tensor in _in_file_order(entry, found) for part in tensor.content())
+    if digest.digest(digest.describe(entry, forms, found.labels), contents) != expected:
         raise CorruptFileError("the decoded content does not match the task's digest", Reason.DIGEST, where)
-    return _assemble(entry, tensors, names, backbone)
+    return found
+
+
+def _in_file_order(entry: TaskEntry, content: Content) -> list[Tensor]:
+    queues = [iter(tensors) for tensors in content.segments]
+    return [next(queues[row.segment]) for row, _ in entry.rows()]
 
 
 def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -> tuple[str, ...] | None:
@@ -124,10 +157,9 @@ def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -
         raise _placed(error, f"{where}.segments[{entry.labels.segment}]") from error
 
 
-def _assemble(
-    entry: TaskEntry, tensors: Sequence[Tensor], names: tuple[str, ...] | None, backbone: Backbone
-) -> Adapter:
-    queue = iter(tensors)
+def assemble(entry: TaskEntry, content: Content, backbone: Backbone) -> Adapter:
+    """A decoded task as an adapter for the file's backbone."""
+    queue = iter(_in_file_order(entry, content))
     branches = tuple(
         Branch(site, group.method, group.params, {role: next(queue) for role in group.tensors})
         for group in entry.groups
@@ -139,7 +171,7 @@ def _assemble(
         method=entry.method,
         branches=branches,
         head=Head(head["weight"], head.get("bias")) if head else None,
-        labels=names,
+        labels=content.labels,
         data=entry.data,
         metadata=entry.metadata,
         backbone=backbone,

@@ -82,7 +82,7 @@ def candidates(segment: Planned, profile: str) -> list[Choice]:
         return [_codec_of(segment.form, entries, "none")]
     found = [_codec_of(segment.form, entries, compression) for compression in ("zstd", "none")]
     if segment.form.get("bits") == 1:
-        name, plain = found[0]
+        plain = found[0][1]
         shapes = [tensor.shape for tensor in segment.tensors]
         found += [("predictive-signs", {**plain, **extra}) for extra in candidate_params(segment.part, shapes)]
     return found

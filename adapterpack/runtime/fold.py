@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -59,6 +60,26 @@ class Swapped:
         self.module._parameters[self.name] = before
 
 
+class Arena:
+    """Memory for what folds overwrite, in a few large blocks: on the CPU the operating system backs those with large
+    pages, where the page faults of many small copies cost as much as the fold itself."""
+
+    BLOCK = 32 << 20  # bytes; pages that are never written to take no memory
+
+    def __init__(self) -> None:
+        self._free = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, source: torch.Tensor) -> torch.Tensor:
+        """A copy of a tensor."""
+        if source.device.type != "cpu":
+            return source.detach().clone()
+        size = source.numel() * source.element_size()
+        if self._free.numel() < size:
+            self._free = torch.from_numpy(np.empty(max(size, self.BLOCK), np.uint8))
+        block, self._free = self._free[:size], self._free[-(-size // 64) * 64 :]
+        return block.view(source.dtype).view(source.shape).copy_(source.detach())
+
+
 def deltas(method: Method, tensors: Mapping[str, Any], params: Params) -> dict[str, Delta]:
     """What each parameter gains; a low-rank product is left as its two factors, so that adding it is one pass.
 
@@ -69,7 +90,7 @@ def deltas(method: Method, tensors: Mapping[str, Any], params: Params) -> dict[s
     return method.delta(tensors, params)
 
 
-def fold(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitStack) -> None:
+def fold(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitStack, arena: Arena) -> None:
     """Write a delta into a parameter, in place.
 
     Args:
@@ -78,9 +99,10 @@ def fold(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitSta
         delta: in the site's shape, a pair of factors, or `Entries`.
         replaces: the delta is the new value instead.
         undo: is told how to undo it, before anything is written.
+        arena: where the old values are kept.
     """
     target = _required(place.tensor(role), place, role)
-    undo.callback(_keep(place, role, target, delta).undo)
+    undo.callback(_keep(place, role, target, delta, arena).undo)
     write(target, delta, replaces=replaces)
 
 
@@ -120,9 +142,9 @@ def _required(found: torch.Tensor | None, place: Place, role: str) -> torch.Tens
     return found
 
 
-def _keep(place: Place, role: str, target: torch.Tensor, delta: Delta) -> Kept:
+def _keep(place: Place, role: str, target: torch.Tensor, delta: Delta, arena: Arena) -> Kept:
     if not isinstance(delta, Entries):
-        return Kept(place, role, target.detach().clone())
+        return Kept(place, role, arena.copy(target))
     positions = _on(delta.positions, target)
     return Kept(place, role, _get(target, positions), positions)
 

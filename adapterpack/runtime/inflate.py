@@ -36,9 +36,7 @@ def inflate_on(
     return out
 
 
-def _expand(
-    tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None
-) -> torch.Tensor:
+def _expand(tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None) -> torch.Tensor:
     """Tensors of one size and form: float32 [tensors, entries]."""
     first = tensors[0]
     if not first.entries:

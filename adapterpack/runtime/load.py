@@ -20,7 +20,7 @@ from adapterpack.errors import BackboneMismatchError, CallError, Reason, Unsuppo
 from adapterpack.runtime.attach import attach, attach_residual
 from adapterpack.runtime.backbone import require_vit, unwrap
 from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
-from adapterpack.runtime.fold import deltas, fold, swap
+from adapterpack.runtime.fold import Arena, deltas, fold, swap
 from adapterpack.runtime.places import Residual
 from adapterpack.runtime.plan import Fold, Step, check_head, plan
 from adapterpack.runtime.values import Value, values_of
@@ -145,9 +145,9 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
         values = values_of(steps, adapter.head, target)
         if target != next(model.parameters()).device:
             model.to(target)
-        like = next(model.parameters())
+        like, arena = next(model.parameters()), Arena()
         for step, tensors in zip(steps, values):
-            _apply(step, tensors, like, undo)
+            _apply(step, tensors, like, undo, arena)
         if adapter.head is not None:
             _put_head(model, values[-1], undo)
         model.__dict__[_MARK] = adapter.name
@@ -156,7 +156,7 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
     raise RuntimeError("unreachable: an ExitStack that swallowed an error")
 
 
-def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
+def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
     site, method, params = str(step.branch.site), step.method, step.branch.params
     if isinstance(step.at, Residual):
         for handle in attach_residual(step.at, site, method, tensors, params, like):
@@ -164,9 +164,11 @@ def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: Exit
     elif step.how == "hook":
         undo.callback(attach(step.at, site, method, tensors, params).remove)
     else:
-        change = fold if step.how == "fold" else swap
         for role, delta in deltas(method, tensors, params).items():
-            change(step.at, role, delta, replaces=method.replaces, undo=undo)
+            if step.how == "fold":
+                fold(step.at, role, delta, replaces=method.replaces, undo=undo, arena=arena)
+            else:
+                swap(step.at, role, delta, replaces=method.replaces, undo=undo)
 
 
 def _put_head(model: nn.Module, tensors: dict[str, Value], undo: ExitStack) -> None:

@@ -19,7 +19,7 @@ class Handle(NamedTuple):
     """Where a tensor is in the bank."""
 
     key: str
-    index: int
+    row: int
 
 
 class Bank(nn.Module):
@@ -64,11 +64,11 @@ class Bank(nn.Module):
 
     def weights(self, handle: Handle) -> torch.Tensor:
         """The weights of this pass."""
-        return self._now[handle.key][handle.index]
+        return self._now[handle.key][handle.row]
 
     def stored(self, handle: Handle) -> Dense | Quantized:
         """The weights in the form that a file keeps."""
-        return stored(self.latents[handle.key][handle.index], self._bits[handle.key])
+        return stored(self.latents[handle.key][handle.row], self._bits[handle.key])
 
     def matrices(self) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it holds matrices."""

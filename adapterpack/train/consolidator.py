@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-
 from adapterpack.adapter import Branch, Site
 from adapterpack.converters.consolidate import consolidate
 from adapterpack.errors import CallError, Reason
 from adapterpack.methods.consolidator import positions
 from adapterpack.tensors import Dense, Tensor
 from adapterpack.train.attachment import Attachment
-from adapterpack.train.bank import Bank
 from adapterpack.train.branch import TrainedBranch
 from adapterpack.train.quantise import uniform
 from adapterpack.train.recipe import Recipe

@@ -7,7 +7,7 @@ or there, by name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Re
 from adapterpack.train.npz import read_npz
 from adapterpack.train.pictures import Pictures, Source, load_pictures
 
-SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tif .tiff .webp".split())
+SUFFIXES = frozenset(
+    [".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+)
 SPLITS = ("train", "val", "test")
 
 
@@ -78,12 +80,10 @@ class Listing:
 
     name: str
     classes: tuple[str, ...]
-    sources: dict[str, tuple[Sequence[Source], NDArray[np.int64]]]
+    sources: Mapping[str, tuple[Sequence[Source], NDArray[np.int64]]]
 
 
-def read_task(
-    path: Path, settings: DataSettings, *, skip_corrupt: bool = False, only: Sequence[str] = SPLITS
-) -> Task:
+def read_task(path: Path, settings: DataSettings, *, skip_corrupt: bool = False, only: Sequence[str] = SPLITS) -> Task:
     """Read a data set, its images fitted to the model's input size.
 
     Args:

@@ -82,16 +82,14 @@ def _shared(device: str, precision: str) -> Hardware:
         raise CallError("training with several processes needs accelerate", Reason.MISSING_EXTRA, hint=hint) from error
     accelerator = Accelerator(cpu=device == "cpu")
     chosen = accelerator.device
-    return Hardware(
-        chosen, _bf16(precision, chosen), accelerator.process_index, accelerator.num_processes, accelerator
-    )
+    return Hardware(chosen, _bf16(precision, chosen), accelerator.process_index, accelerator.num_processes, accelerator)
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(native()) if native is not None else False
 

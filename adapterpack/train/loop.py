@@ -20,7 +20,7 @@ from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, Reason
 from adapterpack.train.data import Split
 from adapterpack.train.devices import Hardware, seeded
-from adapterpack.train.measure import Score, score
+from adapterpack.train.measure import NOTHING, Score, score
 from adapterpack.train.recipe import Recipe
 from adapterpack.train.schedule import rate
 from adapterpack.train.trainee import Trainee
@@ -68,7 +68,7 @@ class State:
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     best: Mapping[str, torch.Tensor] = field(default_factory=dict)
     best_epoch: int = 0
-    best_score: Score = Score(-1.0, math.inf, 0)
+    best_score: Score = NOTHING
     history: list[Json] = field(default_factory=list)
 
 

@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from adapterpack.adapter import DataSettings
-from adapterpack.errors import UnsupportedAdapterError
-from adapterpack.errors import Reason
+from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.runtime.images import normalised
 from adapterpack.runtime.load import Loaded
 from adapterpack.train.data import Split, Task
@@ -30,6 +29,9 @@ class Score(NamedTuple):
     def better_than(self, other: Score) -> bool:
         """More right answers, or as many with a lower loss."""
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+NOTHING = Score(-1.0, float("inf"), 0)  # what any score is better than
 
 
 class Model(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ def _encoded(arrays: dict[str, NDArray[Any]], path: Path) -> list[Source]:
     prefix = arrays.get("prefix", np.zeros(0, np.uint8)).tobytes()
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
         raise _bad(path, f"offsets do not divide the {len(data):,} bytes of data")
-    return [
-        Source(f"{path}[{i}]", prefix + data[start:end]) for i, (start, end) in enumerate(zip(offsets, offsets[1:]))
-    ]
+    files = (prefix + data[start:end] for start, end in pairwise(offsets.tolist()))
+    return [Source(f"{path}[{i}]", file) for i, file in enumerate(files)]
 
 
 def _pixels(arrays: dict[str, NDArray[Any]], path: Path) -> list[Source]:
@@ -100,4 +100,3 @@ def _classes(arrays: dict[str, NDArray[Any]], labels: NDArray[np.int64], path: P
 
 def _bad(path: Path, text: str) -> CorruptFileError:
     return CorruptFileError(f"{path}: {text}", Reason.BAD_SOURCE, hint="see `adapterpack train --help` for the form")
-

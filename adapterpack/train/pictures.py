@@ -1,4 +1,4 @@
-"""Decoded images, as 8-bit values of the model's input size: kept in memory where they fit, else decoded when needed."""
+"""Images as 8-bit values of the model's input size: decoded once where memory allows, else when they are needed."""
 
 from __future__ import annotations
 
@@ -111,25 +111,32 @@ def load_pictures(
     size = int(np.prod(settings.input_size, dtype=np.int64))
     keep = size * len(sources) <= cache_bytes
     pixels = np.empty((len(sources) if keep else 0, *settings.input_size), np.uint8)
-    good, bad = [], []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for start in range(0, len(sources), 1024):
-            part = sources[start : start + 1024]
-            waiting = [pool.submit(source.decode, settings) for source in part]
-            for i, one in enumerate(waiting, start):
-                try:
-                    decoded = one.result()
-                except AdapterPackError as error:
-                    if not skip_corrupt:
-                        for other in waiting:
-                            other.cancel()
-                        raise
-                    bad.append(str(error))
-                    continue
-                if keep:
-                    pixels[len(good)] = decoded
-                good.append(i)
+    good: list[int] = []
+    bad: list[str] = []
+    for i, decoded in enumerate(_decoded(sources, settings)):
+        if isinstance(decoded, AdapterPackError):
+            if not skip_corrupt:
+                raise decoded
+            bad.append(str(decoded))
+        else:
+            if keep:
+                pixels[len(good)] = decoded
+            good.append(i)
     order = np.array(good, np.int64)
     if keep:
         return InMemory(torch.from_numpy(pixels[: len(good)])), order, bad
     return OnDisk([sources[i] for i in good], settings), order, bad
+
+
+def _decoded(sources: Sequence[Source], settings: DataSettings) -> Iterator[NDArray[np.uint8] | AdapterPackError]:
+    """Every image, or what is wrong with it, in order; decoded by several threads."""
+
+    def one(source: Source) -> NDArray[np.uint8] | AdapterPackError:
+        try:
+            return source.decode(settings)
+        except AdapterPackError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(sources), 1024):  # a chunk at a time, so that an error is told soon
+            yield from pool.map(one, sources[start : start + 1024])

@@ -47,8 +47,7 @@ def features(model: nn.Module, split: Split, settings: DataSettings, hardware: H
     order = [np.arange(len(split))[start : start + BATCH] for start in range(0, len(split), BATCH)]
     model.eval()
     found = []
-    with hardware.autocast():
-        for pixels in split.pictures.batches(order):
-            tokens = model.forward_features(normalised(pixels.to(hardware.device), settings))  # type: ignore[operator]
-            found.append(model.forward_head(tokens, pre_logits=True).float().cpu())  # type: ignore[operator]
+    for pixels in split.pictures.batches(order):
+        tokens = model.forward_features(normalised(pixels.to(hardware.device), settings))  # type: ignore[operator]
+        found.append(model.forward_head(tokens, pre_logits=True).float().cpu())  # type: ignore[operator]
     return Split(Features(torch.cat(found)), split.labels)

@@ -42,8 +42,7 @@ def _table(bits: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.T
     if dtype == torch.float32:
         single = exact.astype(np.float32)
         exact = np.where(single > exact, np.nextafter(single, np.float32(-np.inf)), single)
-    to = {"dtype": dtype, "device": device}
-    return torch.tensor(levels).to(**to), torch.tensor(exact).to(**to)
+    return torch.tensor(levels).to(device, dtype), torch.tensor(exact).to(device, dtype)
 
 
 @torch.no_grad()

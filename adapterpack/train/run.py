@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from adapterpack.train.inputs import input_settings
 from adapterpack.train.loop import Fit, Progress, State
 from adapterpack.train.measure import Score, score
 from adapterpack.train.probe import Probe, features
-from adapterpack.train.recipe import SCALES, Recipe
+from adapterpack.train.recipe import Recipe
 from adapterpack.train.resume import load_state, part_of, save_state, stored_scale
-from adapterpack.train.select import mask_for
+from adapterpack.train.select import Setting, best_scale, mask_for
 from adapterpack.train.trainee import Trainee
 
 Json = dict[str, Any]
@@ -103,6 +103,14 @@ class _Setup:
         with seeded(recipe.seed, torch.device("cpu")):  # the start is drawn on the CPU, alike on all devices
             return kind(self.model, recipe, self.classes, self.mask)
 
+    def try_one(self, recipe: Recipe, stage: str) -> Score:
+        """A short run of a search: its best validation score."""
+        trainee = self.trainee(recipe)
+        try:
+            return self.fit(trainee, lambda _: None, stage).run().best_score
+        finally:
+            trainee.close()
+
     def fit(self, trainee: Trainee, save: Callable[[State], object], stage: str = "train") -> Fit:
         splits = (self.train, self.validation)
         return Fit(trainee, *splits, self.settings, self.hardware, self.report, save, stage)
@@ -125,54 +133,90 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
     made = create_backbone(request.backbone)
     settings = input_settings(recipe.method, made.data, request.backbone, request.inputs)
     task = read_task(request.data, settings, skip_corrupt=request.skip_corrupt)
-    parts = with_validation(task, recipe.val_share, recipe.seed)
+    fitting, validation, aside = with_validation(task, recipe.val_share, recipe.seed)
     backbone = _identity(request.backbone, made)
     made.model.to(hardware.device)
-    mask = read_spt_mask(request.mask) if request.mask else None
     begin = time.perf_counter()
-    setup = _Setup(made.model, *_inputs(made.model, recipe, parts, settings, hardware), len(task.classes), settings,
-                   hardware, mask, report)  # fmt: skip
-    if recipe.method.startswith("spt-") and mask is None:
-        setup = replace(setup, mask=mask_for(made.model, parts[0], setup.classes, settings, hardware, recipe))
+    mask = _mask(request, recipe, made.model, Setting(fitting, len(task.classes), settings, hardware))
+    if recipe.method == "linear":
+        fitting, validation = (features(made.model, part, settings, hardware) for part in (fitting, validation))
+    setup = _Setup(made.model, fitting, validation, len(task.classes), settings, hardware, mask, report)
     recipe = _with_scale(setup, recipe, request)
-    key = {**recipe.to_json(), "data": task.digest, "backbone": backbone.fingerprint, "inputs": repr(settings)}
     trainee = setup.trainee(recipe)
     try:
-        state = setup.fit(trainee, lambda now: save_state(request.out, key, now)).run(
-            load_state(request.out, key) if request.resume else None
-        )
+        key = {**recipe.to_json(), "data": task.digest, "backbone": backbone.fingerprint, "inputs": repr(settings)}
+        before = load_state(request.out, key) if request.resume else None
+        state = setup.fit(trainee, lambda now: save_state(request.out, key, now)).run(before)
+        about = _about(trainee, state, aside)
+        notes = tuple(note for note in (made.note, *task.notes, f"validated on {aside}") if note)
         seconds = time.perf_counter() - begin
-        return _finish(request, setup, trainee, state, task, backbone, (made.note, *task.notes, parts[2]), seconds)
+        test = _test(trainee, task, setup)
+        adapter = trainee.adapter(
+            request.task or task.name,
+            labels=task.classes,
+            data=settings,
+            backbone=backbone,
+            metadata={"training": about},
+        )
+        if hardware.rank == 0:
+            _save(trainee, adapter, request)
+        hardware.wait()
+        kept = None if recipe.method == "full" else adapter
+        return Result(kept, recipe, state, test, _count(trainee), notes, seconds)
     finally:
         trainee.close()
 
 
-def _finish(
-    request: Request,
-    setup: _Setup,
-    trainee: Trainee,
-    state: State,
-    task: Task,
-    backbone: Backbone,
-    notes: tuple[str, ...],
-    seconds: float,
-) -> Result:
-    test = None
-    if "test" in task.splits:
-        test = score(trainee_on_images(trainee), task.splits["test"], setup.settings, setup.hardware)
-    recipe = trainee.recipe
-    metadata = {"training": _about(recipe, state, notes[-1])}
-    name = request.task or task.name
-    adapter = trainee.adapter(
-        name, labels=task.classes, data=setup.settings, backbone=backbone, metadata=metadata
-    )
-    if setup.hardware.rank == 0:
-        if recipe.method == "full":
-            _save_model(trainee.model, request.out, force=request.force)
-        else:
-            save_run(adapter, request.out, force=request.force)
-        part_of(request.out).unlink(missing_ok=True)
-    setup.hardware.wait()
-    count = sum(p.numel() for name, p in trainee.trained().items() if not name.startswith(("head", "model.head")))
-    told = tuple(note for note in notes if note)
-    return Result(None if recipe.method == "full" else adapter, recipe, state, test, count, told, seconds)
+def _identity(name_or_file: str, made: Created) -> Backbone:
+    """What the adapter records of its backbone; random weights have no fingerprint worth comparing."""
+    name = Path(name_or_file).stem if name_or_file.endswith(".safetensors") else name_or_file
+    return Backbone(name, None if made.note else fingerprint(made.model))
+
+
+def _mask(request: Request, recipe: Recipe, model: nn.Module, setting: Setting) -> SptMask | None:
+    if not recipe.method.startswith("spt-"):
+        return None
+    return read_spt_mask(request.mask) if request.mask else mask_for(model, setting, recipe)
+
+
+def _with_scale(setup: _Setup, recipe: Recipe, request: Request) -> Recipe:
+    """The recipe with its scale searched for, where that is wanted."""
+    if recipe.scale is not None:
+        return recipe
+    known = stored_scale(request.out) if request.resume else None
+    return replace(recipe, scale=known if known is not None else best_scale(recipe, setup.try_one))
+
+
+def _test(trainee: Trainee, task: Task, setup: _Setup) -> Score | None:
+    """On the test images, in float32."""
+    if "test" not in task.splits:
+        return None
+    exact = replace(setup.hardware, bf16=False)
+    split = task.splits["test"]
+    if isinstance(trainee, Probe):
+        split = features(trainee.model, split, setup.settings, exact)
+    return score(trainee, split, setup.settings, exact)
+
+
+def _about(trainee: Trainee, state: State, aside: str) -> Json:
+    return {
+        "recipe": trainee.recipe.to_json(),
+        "epoch": state.best_epoch,
+        "validation_accuracy": round(state.best_score.accuracy, 6),
+        "validated_on": aside,
+    }
+
+
+def _count(trainee: Trainee) -> int:
+    head = {id(parameter) for parameter in trainee.head.parameters()}
+    return sum(parameter.numel() for parameter in trainee.trained().values() if id(parameter) not in head)
+
+
+def _save(trainee: Trainee, adapter: Adapter, request: Request) -> None:
+    if trainee.recipe.method == "full":
+        buffer = io.BytesIO()
+        torch.save({name: value.detach().cpu() for name, value in trainee.model.state_dict().items()}, buffer)
+        write_atomic(request.out, buffer.getvalue(), force=request.force)
+    else:
+        save_run(adapter, request.out, force=request.force)
+    part_of(request.out).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import nn
 
 from adapterpack.train.attachment import Attachment
 from adapterpack.train.branch import AdaptFormer, Lora, Starts
@@ -33,9 +34,7 @@ def attach_adaptformer(at: Attachment, recipe: Recipe) -> None:
     for block in range(depth_of(at.model)):
         starts = _starts(width, width, recipe)
         params = {"scale": _scale(recipe)}
-        branch = AdaptFormer(
-            f"blocks.{block}.mlp", "adaptformer", params, at.bank, starts, hidden_drop=recipe.dropout
-        )
+        branch = AdaptFormer(f"blocks.{block}.mlp", "adaptformer", params, at.bank, starts, hidden_drop=recipe.dropout)
         at.around(branch)
 
 
@@ -50,11 +49,12 @@ def attach_nothing(at: Attachment, recipe: Recipe) -> None:
 
 
 def attach_everything(at: Attachment, recipe: Recipe) -> None:
-    """Full fine-tuning: the backbone's own parameters, until the run ends."""
-    for name, parameter in at.model.named_parameters():
-        if not name.startswith("head"):
-            parameter.requires_grad_(True)
-            at.on_close(partial(parameter.requires_grad_, False))
+    """Full fine-tuning: copies of all parameters of the backbone, in their places until the run ends."""
+    for module in at.model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and module is not at.model._modules.get("head"):
+                module._parameters[name] = nn.Parameter(parameter.detach().clone())
+                at.on_close(partial(module._parameters.__setitem__, name, parameter))
 
 
 def _starts(outward: int, inward: int, recipe: Recipe) -> Starts:

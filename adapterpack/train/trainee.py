@@ -94,7 +94,8 @@ class Trainee(nn.Module):
         """Parameter groups for AdamW: which of them decay."""
         matrices = {id(parameter) for parameter, matrix in self.bank.matrices() if matrix}
         stacked = {id(parameter) for parameter in self.bank.parameters()}
-        decaying, plain = [], []
+        decaying: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for parameter in self.trained().values():
             matrix = id(parameter) in matrices if id(parameter) in stacked else parameter.ndim > 1
             (decaying if matrix or self.recipe.decay_vectors else plain).append(parameter)
@@ -167,10 +168,10 @@ def put_head(at: Attachment, head: nn.Module, classes: int) -> None:
     """Put a classifier into the model until `close`."""
     model = at.model
     before, count = model.get_submodule("head"), model.num_classes
-    model._modules["head"], model.num_classes = head, classes
+    model._modules["head"], model.__dict__["num_classes"] = head, classes
 
     def back() -> None:
-        model._modules["head"], model.num_classes = before, count
+        model._modules["head"], model.__dict__["num_classes"] = before, count
 
     at.on_close(back)
 

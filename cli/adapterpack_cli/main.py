@@ -27,6 +27,9 @@ _COMMANDS = {
     "unpack": "unpack",
     "bundle": "bundle",
     "split": "bundle",
+    "train": "train",
+    "sensitivity": "sensitivity",
+    "evaluate": "evaluate",
     "completion": "completion",
 }
 

@@ -33,7 +33,8 @@ def verify(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
     bad = [result for result in results if not result["ok"]]
     if bad:
         first = bad[0]
-        click.echo(f"error: {len(bad)} of {len(results)} files: {printable(first['path'])}: {first['error']}", err=True)
+        place = "" if first["path"] in first["error"] else f"{printable(first['path'])}: "
+        click.echo(f"error: {len(bad)} of {len(results)} files: {place}{first['error']}", err=True)
         ctx.exit(int(first["exit_status"]))
 
 

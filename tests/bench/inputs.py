@@ -1,4 +1,4 @@
-"""What the benchmarks run on: the published adapters where they are, else adapters of the same shapes with random signs."""
+"""What the benchmarks run on: the published adapters where they are, else random ones of the same shapes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def random_adapter(method: str, dim: int, classes: int = 100) -> Adapter:
         for i in range(12)
         for path, part in places
     )
-    float_head = Head(Dense(rng.normal(0, 0.03, (classes, 768)).astype(np.float32)), Dense(np.zeros(classes, np.float32)))
+    weight = Dense(rng.normal(0, 0.03, (classes, 768)).astype(np.float32))
+    float_head = Head(weight, Dense(np.zeros(classes, np.float32)))
     head = Head(matrix(classes, 768)) if method.endswith("bihead") else float_head
     name = Backbone("vit_base_patch16_224.orig_in21k")
     return Adapter("cifar", method.split("-")[0], branches, head, None, DataSettings(), {}, name)

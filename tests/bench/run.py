@@ -1,4 +1,4 @@
-"""`make bench`: every table of sizes and times, on this machine, now. `--quick` for a look, `--only sizes` for one table."""
+"""`make bench`: every table of sizes and times, on this machine, now."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy
 import torch
 
-from tests.bench import commands, loading, packing, sizes
+from tests.bench import codecs, commands, loading, packing, sizes
 
 TABLES = {
     "sizes": lambda rounds: sizes.report(),
     "loading": loading.report,
+    "codecs": codecs.report,
     "packing": lambda rounds: packing.report(max(3, rounds // 4)),
     "commands": commands.report,
 }
@@ -27,8 +28,8 @@ def main() -> None:
     parser.add_argument("--only", choices=TABLES, action="append")
     parser.add_argument("--quick", action="store_true", help="5 rounds instead of 21")
     arguments = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {numpy.__version__}, "
-          f"torch {torch.__version__}\n")  # fmt: skip
+    versions = f"numpy {numpy.__version__}, torch {torch.__version__}"
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {versions}\n")
     for name in arguments.only or TABLES:
         print(TABLES[name](5 if arguments.quick else 21), flush=True)
         print(flush=True)

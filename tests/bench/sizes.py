@@ -1,11 +1,11 @@
-"""Bytes: `.apk` in both profiles beside the headerless dump, safetensors in float32 and float16, and general compressors."""
+"""Bytes: `.apk` in both profiles beside the headerless dump, safetensors, and general compressors."""
 
 from __future__ import annotations
 
-import bz2
 import lzma
 from pathlib import Path
 
+import brotli
 import numpy as np
 import zstandard
 from safetensors.numpy import save
@@ -42,13 +42,13 @@ def report() -> str:
                 rows.append(_row(f"{method} {dim}", files))
     if not rows:
         return "sizes: the published adapters are not here (set ADAPTERPACK_PETL_VIT); nothing to measure"
-    columns = ["method dim", "files", "dump, bytes", "apk small", "apk fast", "zstd -19", "xz -9e", "bz2", "st f32", "st f16"]
-    text = table([*columns, "f32 + zstd", "largest head"], rows)
+    columns = ["method dim", "files", "dump, bytes", "apk small", "apk fast", "zstd -19", "xz -9e", "brotli -11"]
+    text = table([*columns, "st f32", "st f16", "st f32 + zstd", "largest head"], rows)
     return "Bytes of all files, as shares of the headerless dumps (largest head: bytes that are not payload)\n\n" + text
 
 
 def _row(name: str, files: list[Path]) -> list[str]:
-    totals = dict.fromkeys(("dump", "small", "fast", "zstd", "xz", "bz2", "f32", "f16", "f32z"), 0)
+    totals = dict.fromkeys(("dump", "small", "fast", "zstd", "xz", "brotli", "f32", "f16", "f32z"), 0)
     head = 0
     for path in files:
         dump = path.read_bytes()
@@ -58,7 +58,7 @@ def _row(name: str, files: list[Path]) -> list[str]:
         small, fast = packed(adapter, "small"), packed(adapter, "fast")
         head = max(head, int.from_bytes(small[12:16], "little"))
         sizes = (dump, small, fast, zstandard.compress(dump, 19), lzma.compress(dump, preset=9 | lzma.PRESET_EXTREME),
-                 bz2.compress(dump), f32, save({k: v.astype(np.float16) for k, v in tensors.items()}),
+                 brotli.compress(dump, quality=11), f32, save({k: v.astype(np.float16) for k, v in tensors.items()}),
                  zstandard.compress(f32, 19))  # fmt: skip
         for key, data in zip(totals, sizes):
             totals[key] += len(data)

@@ -1,4 +1,4 @@
-"""Timing that can be compared: every case once a round, in rotating order, in one process; ratios a round, then medians."""
+"""Timing that can be compared: every case once a round, in rotating order, in one process; medians of ratios."""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""Top-1 accuracy of a stored adapter on a data set: the composition behind `adapterpack evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapterpack.adapter import Adapter
+from adapterpack.converters.checkpoint import Checkpoint, load_run
+from adapterpack.packing.bundle import open_bundle
+from adapterpack.runtime.backbone import create_backbone
+from adapterpack.runtime.load import load_adapter
+from adapterpack.runtime.plan import Fold
+from adapterpack.train.data import read_task
+from adapterpack.train.devices import choose
+from adapterpack.train.measure import Plain, in_rows_of, score
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to evaluate.
+
+    Attributes:
+        file: an `.apk`, or a `run.ckpt` of this package.
+        data: folder or `.npz`.
+        backbone: timm name or `.safetensors` file.
+        task: which task, where the file has several.
+        split: "test", "val" or "train".
+        fold: as in `load`.
+        device, precision: as in training.
+        skip_corrupt: leave out images that cannot be read.
+        check_fingerprint: False accepts any backbone of the right shape.
+    """
+
+    file: Path
+    data: Path
+    backbone: str
+    task: str | None = None
+    split: str = "test"
+    fold: Fold = "auto"
+    device: str = "auto"
+    precision: str = "float32"
+    skip_corrupt: bool = False
+    check_fingerprint: bool = True
+
+
+def evaluate(question: Question) -> dict[str, Any]:
+    """Accuracy, examples, file_bytes and what it was measured with.
+
+    Raises:
+        AdapterPackError: the file is damaged, does not fit the backbone or the classes, or there are no such images.
+    """
+    adapter = _read(question)
+    hardware = choose(question.device, question.precision)
+    made = create_backbone(question.backbone)
+    check = question.check_fingerprint and not made.note
+    settings = adapter.data or made.data
+    data = read_task(question.data, settings, skip_corrupt=question.skip_corrupt, only=(question.split,))
+    split = data.split(question.split)
+    device = hardware.device
+    loading = load_adapter(adapter, made.model, fold=question.fold, device=device, check_fingerprint=check)
+    with loading as loaded, hardware.autocast():
+        found = score(Plain(made.model), in_rows_of(data, loaded, split), settings, hardware)
+    notes = [note for note in (made.note, *data.notes) if note]
+    return {
+        "path": str(question.file),
+        "task": adapter.name,
+        "split": question.split,
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "examples": found.examples,
+        "file_bytes": question.file.stat().st_size,
+        "device": str(device),
+        "notes": notes,
+    }
+
+
+def _read(question: Question) -> Adapter:
+    if Checkpoint().recognise(question.file):
+        return load_run(question.file)[0]
+    return open_bundle(question.file).read(question.task)
