@@ -12,6 +12,7 @@ from adapterpack import _files
 from adapterpack.container.limits import Limits
 from adapterpack.errors import CallError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
+from adapterpack.packing.cross import cross_coded, standalone
 from adapterpack.packing.join import common_backbone, join
 from adapterpack.packing.sizes import describe_file
 
@@ -57,23 +58,43 @@ def open(source: _files.SourceLike, *, limits: Limits | None = None) -> Bundle:
     return open_bundle(source, limits)
 
 
-def bundle(sources: Sequence[_files.SourceLike], out: PathLike, *, force: bool = False) -> Summary:
-    """Put the tasks of several files into one; payloads move unread, digests stay.
+def bundle(
+    sources: Sequence[_files.SourceLike], out: PathLike, *, cross_task: bool = False, force: bool = False
+) -> Summary:
+    """Put the tasks of several files into one; digests stay.
+
+    Args:
+        sources: the files.
+        out: the file to write; whole or not at all.
+        cross_task: code the signs of a task given the tasks before it, where that is smaller (tasks trained from one
+            seed). Reading such a task reads and decodes those that it is given, too. Otherwise payloads move unread.
+        force: replace an existing file.
+
+    Returns:
+        What was written; with `cross_task`, `sizes["cross_task"]` has the bytes of the file before and after.
 
     Raises:
         BackboneMismatchError: `backbones-differ`.
         CallError: `duplicate-name`, `file-exists`.
+        CorruptFileError: with `cross_task`, a task that cannot be decoded.
     """
     _files.refuse_existing(Path(out), force=force)
     opened = [open_bundle(source) for source in sources]
     shared = common_backbone([(one.source.name, one.backbone) for one in opened])
-    data = join([one.encoded(task) for one in opened for task in one.tasks], shared)
+    data = plain = join([one.encoded(task) for one in opened for task in one.tasks], shared)
+    if cross_task:
+        data = cross_coded(plain)
+    sizes = {**describe_file(open_bundle(data)), "path": str(out)}
+    if cross_task:
+        sizes["cross_task"] = {"bytes_before": len(plain), "bytes_after": len(data)}
     _files.write_atomic(out, data, force=force)
-    return Summary(str(out), {**describe_file(open_bundle(data)), "path": str(out)})
+    return Summary(str(out), sizes)
 
 
 def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -> tuple[Summary, ...]:
     """Write each task of a file into a file of its own, `<task>.apk` in `folder`; all are written or none is begun.
+
+    Segments that were coded given other tasks are coded anew, as the small profile does; all others move unread.
 
     Raises:
         CallError: `file-exists`, naming the first file in the way.
@@ -86,7 +107,7 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
         raise CallError(text, Reason.DUPLICATE_NAME, hint="rename one: pack it again with --task")
     for path in names.values():
         _files.refuse_existing(path, force=force)
-    files = {path: join([opened.encoded(task)], opened.backbone) for task, path in names.items()}
+    files = {path: join([standalone(opened, task)], opened.backbone) for task, path in names.items()}
     _files.make_folder(target)
     for path, data in files.items():
         _files.write_atomic(path, data, force=force)

@@ -74,7 +74,9 @@ def pack(
     if not written.read().same_as(adapter):
         raise RuntimeError("the packed file does not read back as the adapter; please report this")
     _files.write_atomic(out, data, force=force)
-    notes = (facts.note, *imported.notes) if facts and facts.note else imported.notes
+    notes = imported.notes if facts is None or not facts.note else (facts.note, *imported.notes)
+    if (bits or head_bits) and not costs:
+        notes = (*notes, "nothing was quantized: every matrix has as few bits already")
     return Summary(str(out), {**describe_file(written), "path": str(out)}, notes, costs)
 
 

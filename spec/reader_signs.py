@@ -152,10 +152,9 @@ def _decoded(s: Stream, data: bytes, shapes: list[Shape], params: Params) -> dic
     for index, entry in enumerate(s.entries):
         for kind, i in enumerate(entry):
             rows, columns = shapes[i]
-            number = 0
+            is_down, number = rows_are_units(i, shapes[i], params), 0
             for k in range(rows * columns):
                 row, column = divmod(k, columns)
-                is_down = rows_are_units(i, shapes[i], params)
                 m, u = place(s, index, kind, row if is_down else column)
                 number |= signs[m][column if is_down else row][u] << k
             found[i] = number.to_bytes(packed_bytes(rows * columns, 1), "little")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from adapterpack.container import deflate, digest, strict_json
 from adapterpack.container.index import Labels, Segment, TaskEntry
 from adapterpack.packing.encode import EncodedTask, encode_task
 from adapterpack.packing.join import join
-from adapterpack.packing.plan import plan
+from adapterpack.packing.plan import Planned, plan
 from adapterpack.quantize import quantize
 from adapterpack.tensors import Dense, Quantized, Sparse, groups_of, round_bfloat16
 
@@ -88,10 +88,15 @@ def at(site: str, method: str, params: Any, **tensors: Any) -> Branch:
 
 def forced(one: Adapter, compression: str) -> EncodedTask:
     """As `encode_task`, but with the compression given instead of the smaller one."""
+    return chosen(one, lambda part: _plain(part.form, sum(t.entries for t in part.tensors), compression))
+
+
+def chosen(one: Adapter, choice: Callable[[Planned], tuple[str, dict[str, Any]]]) -> EncodedTask:
+    """As `encode_task`, but with the codec and parameters given for each segment."""
     layout = plan(one)
     segments, payloads = [], []
     for planned in layout.segments:
-        name, params = _plain(planned.form, sum(t.entries for t in planned.tensors), compression)
+        name, params = choice(planned)
         payloads.append(CODECS[name].encode(planned.tensors, params))
         segments.append(Segment(name, params, len(payloads[-1])))
     names = None

@@ -186,6 +186,8 @@ def run_page(text: str, folder: Path) -> int:
     return count
 
 
+# what a reader of the page would see too: published files say nothing of their backbone's fingerprint
+@pytest.mark.filterwarnings("ignore:cifar does not say which backbone:UserWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -9,12 +9,13 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone
 from adapterpack.container import digest, framing
 from adapterpack.container.framing import Fixed
-from adapterpack.container.given import chain, given_names
+from adapterpack.container.given import chain
 from adapterpack.container.index import Index, TaskEntry
 from adapterpack.container.limits import Limits
 from adapterpack.container.parse import parse_index
 from adapterpack.errors import CallError, CorruptFileError, Reason
 from adapterpack.packing.decode import Content, assemble, decode_task
+from adapterpack.packing.earlier import Earlier
 from adapterpack.packing.encode import EncodedTask
 
 
@@ -74,10 +75,13 @@ class Bundle:
             CorruptFileError, UnsupportedVersionError: the payload is damaged, or newer than this reader.
         """
         number = self._number(task)
-        for entry, content in self._decoded(chain(self.index, number)):
-            if entry is self.index.tasks[number]:
-                return assemble(entry, content, self.backbone)
-        raise RuntimeError("a task is not among those that it needs")
+        return assemble(self.index.tasks[number], self.content(task), self.backbone)
+
+    def content(self, task: str | None = None) -> Content:
+        """Decode one task, segment by segment as it is stored."""
+        number = self._number(task)
+        *_, (_, content) = self._decoded(chain(self.index, number))
+        return content
 
     def contents(self) -> Iterator[tuple[TaskEntry, Content]]:
         """Decode every task in turn, each once."""
@@ -95,15 +99,13 @@ class Bundle:
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[TaskEntry, Content]]:
         """Decode tasks, ascending; one that a later one is given is kept until that is decoded."""
-        last = {name: n for n in numbers for name in given_names(self.index.tasks[n])}
-        kept: dict[str, Content] = {}
+        earlier = Earlier(self.index, numbers)
         for n in numbers:
             entry = self.index.tasks[n]
             payloads = [memoryview(payload) for payload in self._payloads(n)]
-            content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", kept)
+            content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", earlier)
             yield entry, content
-            kept[entry.name] = content
-            kept = {name: found for name, found in kept.items() if last.get(name, n) > n}
+            earlier.keep(n, entry.name, content.segments)
 
     def _number(self, task: str | None) -> int:
         if task is None and len(self.tasks) == 1:

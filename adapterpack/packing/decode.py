@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from adapterpack.container.index import Segment, TaskEntry
 from adapterpack.container.limits import Limits
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason, UnsupportedVersionError
 from adapterpack.packing.check import check_group
+from adapterpack.packing.earlier import Earlier
 from adapterpack.tensors import Shape, Tensor
 
 Forms = list[dict[str, Any] | None]
@@ -27,18 +28,14 @@ class Content:
         forms: of each segment's tensors; None for class names and skipped segments.
         segments: the tensors of each segment, in file order.
         labels: class names.
-        decoded_bytes: what decoding may have taken.
     """
 
     forms: Forms
     segments: list[list[Tensor]]
     labels: tuple[str, ...] | None
-    decoded_bytes: int
 
 
-def check_task(
-    entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str, kept: int = 0
-) -> tuple[Forms, int]:
+def check_task(entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str, kept: int = 0) -> Forms:
     """Everything that can be known about a task before its payload is read.
 
     Args:
@@ -46,10 +43,10 @@ def check_task(
         shapes: of each segment's tensors.
         bounds: limits.
         where: path of the entry, for messages.
-        kept: decoded bytes of earlier tasks that are still in memory.
+        kept: bytes of earlier tasks that are still in memory.
 
     Returns:
-        The form of each segment's tensors, and the decoded bytes of all.
+        The form of each segment's tensors.
 
     Raises:
         UnsupportedVersionError: `unknown-codec`, `unknown-method`.
@@ -64,7 +61,7 @@ def check_task(
         forms.append(None if codec is None else _form(codec, segment, shapes[i], f"{where}.segments[{i}]"))
         decoded += 0 if codec is None else codec.decoded_bytes(shapes[i], segment.params)
         limits.require(kept + decoded, bounds.decoded_bytes, "decoded bytes", where)
-    return forms, decoded
+    return forms
 
 
 def codec_of(segment: Segment, where: str) -> Codec | None:
@@ -110,7 +107,7 @@ def decode_task(
     expected: bytes,
     bounds: Limits,
     where: str,
-    earlier: Mapping[str, Content],
+    earlier: Earlier,
 ) -> Content:
     """Decode one task.
 
@@ -120,23 +117,22 @@ def decode_task(
         expected: its digest, 32 bytes.
         bounds: limits.
         where: path of the entry, for messages.
-        earlier: by name, at least the tasks that its segments are given; all that are still in memory.
+        earlier: at least what its segments are given.
 
     Raises:
         CorruptFileError, UnsupportedVersionError: each reason of index and payload; `digest-mismatch`.
     """
     shapes = [[row.shape for row in rows] for rows in entry.rows_by_segment()]
-    kept = sum(content.decoded_bytes for content in earlier.values())
-    forms, size = check_task(entry, shapes, bounds, where, kept)
+    forms = check_task(entry, shapes, bounds, where, earlier.nbytes())
     decoded: list[list[Tensor]] = []
     for i, segment in enumerate(entry.segments):
         codec = codec_of(segment, where)
-        given = [earlier[name].segments[i] for name in segment.given]
+        given = earlier.signs(segment, i, f"{where}.segments[{i}]")
         try:
             decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params, given))
         except AdapterPackError as error:
             raise _placed(error, f"{where}.segments[{i}]") from error
-    found = Content(forms, decoded, _class_names(entry, payloads, where), size)
+    found = Content(forms, decoded, _class_names(entry, payloads, where))
     contents = (part for tensor in _in_file_order(entry, found) for part in tensor.content())
     if digest.digest(digest.describe(entry, forms, found.labels), contents) != expected:
         raise CorruptFileError("the decoded content does not match the task's digest", Reason.DIGEST, where)

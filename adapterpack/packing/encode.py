@@ -37,7 +37,7 @@ def encode_task(adapter: Adapter, profile: str) -> EncodedTask:
     """
     check_adapter(adapter)
     layout = plan(adapter)
-    written = [_encode_segment(segment, profile) for segment in layout.segments]
+    written = [encode_segment(segment, profile) for segment in layout.segments]
     forms: list[dict[str, Any] | None] = [segment.form for segment in layout.segments]
     names = None
     if adapter.labels is not None:
@@ -60,7 +60,7 @@ def encode_task(adapter: Adapter, profile: str) -> EncodedTask:
     return EncodedTask(entry, tuple(payload for _, payload in written), checksum)
 
 
-def _encode_segment(segment: Planned, profile: str) -> tuple[Segment, bytes]:
+def encode_segment(segment: Planned, profile: str) -> tuple[Segment, bytes]:
     """The smallest candidate; the earlier of two equally small ones, so that the choice is the same everywhere."""
     best: tuple[Segment, bytes] | None = None
     shapes = [tensor.shape for tensor in segment.tensors]

@@ -14,6 +14,7 @@ from adapterpack.quantize import quantize, relative_error
 from adapterpack.tensors import F32, Dense, Quantized, Sparse, Tensor, round_bfloat16
 
 Report = tuple["Cost", ...]
+MAX_CODE_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Cost:
 def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
     """The adapter with its matrices in `options.bits` and its head's weight in `options.head_bits`.
 
-    Vectors (biases, norms, the class token) keep their form: they are few, and one scale would serve them badly.
+    Vectors (biases, norms, the class token) keep their form: they are few, and one scale would serve them badly. So do
+    tensors that have codes of as few bits already.
 
     Returns:
         The adapter and the cost of every tensor that was changed; both unchanged and empty without bits.
@@ -38,7 +40,7 @@ def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
     costs: list[Cost] = []
 
     def change(tensor: Tensor, bits: int | None, name: str) -> Tensor:
-        if bits is None or (len(tensor.shape) < 2 and not isinstance(tensor, Sparse)):
+        if bits is None or (len(tensor.shape) < 2 and not isinstance(tensor, Sparse)) or _is_coarser(tensor, bits):
             return tensor
         changed = _in_bits(tensor, bits, options.group, name)
         costs.append(Cost(name, relative_error(tensor.dense(), changed.dense())))
@@ -49,6 +51,12 @@ def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
     if head is not None:
         head = Head(change(head.weight, options.head_bits, "head.weight"), head.bias)
     return replace(adapter, branches=branches, head=head), tuple(costs)
+
+
+def _is_coarser(tensor: Tensor, bits: int) -> bool:
+    """Whether the tensor has codes of no more bits already: finer codes would cost bytes and gain nothing."""
+    plain = tensor.values if isinstance(tensor, Sparse) else tensor
+    return isinstance(plain, Quantized) and plain.bits <= bits <= MAX_CODE_BITS
 
 
 def _changed_branch(branch: Branch, bits: int | None, change: Callable[[Tensor, int | None, str], Tensor]) -> Branch:

@@ -34,7 +34,8 @@ class _Piece:
     place: Place
     role: str
     handle: Handle
-    positions: NDArray[np.int64]  # within the site's own rows
+    shape: tuple[int, ...]  # of the site's own rows
+    positions: NDArray[np.int64]  # within them
     add: bool
 
 
@@ -120,7 +121,8 @@ class Attachment:
             return
         if place.rows is not None:
             positions = np.arange(now.numel(), dtype=np.int64)
-            self._compose(_Piece(place, role, self.bank.add(now.detach().clone(), 32), positions, add=False))
+            handle = self.bank.add(now.detach().clone(), 32)
+            self._compose(_Piece(place, role, handle, tuple(now.shape), positions, add=False))
             return
         name = place.name(role)
         original = place.module._parameters[name]
@@ -144,7 +146,8 @@ class Attachment:
         if bits < 32 and not few:
             start = truncated_normal(tuple(start.shape), 0.001, 0.002)
         handle = self.bank.add(start, 32 if few else bits)
-        self._compose(_Piece(self.place(site), role, handle, positions, add=True))
+        place = self.place(site)
+        self._compose(_Piece(place, role, handle, tuple(place.shape(role) or ()), positions, add=True))
 
     def on_close(self, undo: Callable[[], object]) -> None:
         """Something more to undo."""
@@ -180,10 +183,7 @@ class Attachment:
 
     def _stored(self, piece: _Piece) -> Tensor:
         values = self.bank.stored(piece.handle)
-        shape = piece.place.shape(piece.role)
-        if not piece.add or shape is None:
-            return values
-        return Sparse(tuple(shape), piece.positions, values)
+        return Sparse(piece.shape, piece.positions, values) if piece.add else values
 
     def _compose(self, piece: _Piece) -> None:
         name = piece.place.name(piece.role)

@@ -155,8 +155,8 @@ def freeze(at: Attachment) -> None:
 def set_drop_path(at: Attachment, last: float) -> None:
     """Give the blocks drop path, growing linearly from 0 at the first to `last` at the last one."""
     blocks = list(at.model.blocks)  # type: ignore[arg-type]
-    rates = torch.linspace(0, last, len(blocks)).tolist()
-    for block, rate in zip(blocks, rates):
+    for number, block in enumerate(blocks):
+        rate = last * number / max(len(blocks) - 1, 1)
         for name in _PATHS:
             child = block._modules.get(name)
             if child is not None and rate > 0:
