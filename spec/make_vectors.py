@@ -18,6 +18,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from vectors_bad import bad  # noqa: E402
 from vectors_build import Vector  # noqa: E402
 from vectors_good import good  # noqa: E402
+from vectors_signs import bad_signs, good_signs  # noqa: E402
 
 from adapterpack.adapter import Adapter  # noqa: E402
 from adapterpack.errors import AdapterPackError  # noqa: E402
@@ -33,7 +34,7 @@ LARGE = 1 << 20  # tensors above this many elements have no digest of their floa
 def main() -> None:
     index = FOLDER / "index.json"
     known = {row["file"]: row for row in json.loads(index.read_text("utf-8"))} if index.exists() else {}
-    for vector in (*good(), *bad()):
+    for vector in (*good(), *good_signs(), *bad(), *bad_signs()):
         if vector.file in known:
             if hashlib.sha256(vector.data).hexdigest() != known[vector.file]["sha256"]:
                 print(f"kept as released, although other bytes would be built now: {vector.file}")

@@ -73,9 +73,7 @@ def lora(matrices: Sequence[Bits], form: Json = PAPER) -> Adapter:
     """The pairs as LoRA on the query rows of one block after another."""
     rows = [tensor(codes, form) for codes in matrices]
     sites = [f"blocks.{n}.attn.qkv[q]" for n in range(len(rows) // 2)]
-    return adapter(
-        *(at(s, "lora", {"scale": 0.5}, down=rows[2 * n], up=rows[2 * n + 1]) for n, s in enumerate(sites))
-    )
+    return adapter(*(at(s, "lora", {"scale": 0.5}, down=rows[2 * n], up=rows[2 * n + 1]) for n, s in enumerate(sites)))
 
 
 def values(matrices: Sequence[Bits], form: Json = PAPER) -> Adapter:
@@ -119,22 +117,35 @@ def _layouts() -> Iterator[tuple[str, bytes, str]]:
     yield "join-2", stored(three, join=2, lam=90), "Two pairs joined, and the third a stream of its own."
     yield "join-all", stored(three, join=0), "All pairs joined, which yet learn from each other."
     yield "join-64", stored(three, join=64), "More pairs to be joined than there are."
-    wide = lora(pairs(70, 80, 8, 8))
-    yield "join-limit", stored(wide, join=0), "Units joined up to 512: seven pairs of 70, and one."
+    wide = [alike(f"{n}", 100, 12, 8, "c") for n in range(6)]
+    why = "Units joined up to 512: five matrices of 100, split in four, and the sixth."
+    yield "join-limit", stored(values(wide), join=0, units="rows"), why
     many = lora(pairs(2, 16, 66, 0, common=True))
     yield "129-matrices", stored(many), "Pairs beyond 128 matrices: a second stream."
     fused = [m for n in range(3) for m in (alike(f"{n}a", 8, 64), alike(f"{n}b", 8, 96).T)]
     yield "other-channels", stored(values(fused)), "Neighbours of other channels are no pairs: two streams."
     square = [alike(f"{n}", 24, 24) for n in range(5)]
     square[1::2] = [m.T for m in square[1::2]]
-    yield "square", stored(values(square)), "Square matrices: rows are the units at even positions, columns at odd ones."
+    yield (
+        "square",
+        stored(values(square)),
+        "Square matrices: rows are the units at even positions, columns at odd ones.",
+    )
     both = [alike("a", 8, 64), alike("b", 8, 64), alike("c", 8, 64).T, alike("d", 8, 64).T]
-    yield "pair-in-the-middle", stored(values(both)), "Two lone matrices of either direction in one stream, a pair between."
+    yield (
+        "pair-in-the-middle",
+        stored(values(both)),
+        "Two lone matrices of either direction in one stream, a pair between.",
+    )
     yield "rows", stored(values([*both, alike("e", 96, 16)]), units="rows"), "Rows are the units of all."
     mixed = [alike("a", 8, 64), drawn("b", 7, 40), alike("c", 5, 80), drawn("d", 7, 40), alike("e", 5, 80)]
     yield "mixed", stored(values(mixed), join=0), "A coded stream, a plain one of two matrices, a coded one."
     split = [alike("1", 100, 24, common="c"), alike("2", 100, 24, common="c")]
-    yield "join-and-split", stored(values(split), join=0, units="rows"), "Two matrices joined, and the sum split in two."
+    yield (
+        "join-and-split",
+        stored(values(split), join=0, units="rows"),
+        "Two matrices joined, and the sum split in two.",
+    )
     tall = [alike("1", 520, 12), alike("2", 520, 12)]
     yield "split-520", stored(values(tall), units="rows"), "520 units in five matrices each, never joined."
     whole = [alike("1", 200, 16), alike("2", 200, 16)]
@@ -180,17 +191,13 @@ def _models() -> Iterator[tuple[str, bytes, str]]:
     yield "not-pooled", stored(two, pooled=False), "Pairs that do not learn from each other."
     alone = values([alike(f"{n}", 10, 96) for n in range(3)])
     yield "pooled-alone", stored(alone), "Three lone matrices: nothing to pool with."
-    yield "zero-word", _with_zero_word(), "Words that end in one of zeros, as the rule for the last word asks."
+    zero = values([_with_zero_word()])
+    yield "zero-word", stored(zero, units="rows"), "Words that end in one of zeros, as the rule for the last word asks."
 
 
-def _with_zero_word() -> bytes:
-    """The first of a series of matrices whose stream takes the second last word."""
-    for n in range(10_000):
-        codes = alike(f"{n}", 10, 16, 8)
-        payload = CODECS[NAME].encode([tensor(codes)], SMALL)
-        if payload[0] and payload[payload[0] - 3 : payload[0] + 1] == bytes(4):
-            return stored(values([codes]), units="rows", pooled=False)
-    raise RuntimeError("no such matrix")
+def _with_zero_word() -> Bits:
+    """Signs whose words end in one of zeros; found by trying."""
+    return alike("3", 10, 24)
 
 
 # --- bad ----------------------------------------------------------------------------------------------------------
@@ -206,10 +213,11 @@ def _words(codes: Bits, **changes: Any) -> bytes:
     return payload[1 : 1 + payload[0]]
 
 
-def bad_signs() -> Iterator[Row]:
+def bad_signs() -> Iterator[Vector]:
     for rows in (_bad_parameters, _bad_shapes, _bad_payloads, _bad_words):
         for name, reason, data, why, source in rows():
-            yield f"predictive-{name}" if reason != "digest-mismatch" else name, reason, data, why, source
+            full = name if name.startswith("control-") else f"predictive-{name}"
+            yield Vector(full, data, why, source, reason)
 
 
 def _bad_parameters() -> Iterator[Row]:
@@ -275,9 +283,8 @@ def _bad_payloads() -> Iterator[Row]:
     longer = bytes([len(words) | 0x80, 0]) + words + SCALES
     yield "size-not-shortest", "payload-size", file(longer), "A size in two bytes that fits one.", "item 7"
     yield "size-endless", "payload-size", file(b"\xff" * 6), "A size that does not end.", "item 7"
-    two = b"\0" + b"\x80" + b"\0" + SCALES + SCALES
+    two, last = (b"\0" + bits + floats(1.0, 1.0, 0.0, 0.0) for bits in (b"\x80\0", b"\0\xfe"))
     yield "padding-plain", "padding-bits", file(two, [1, 7], [1, 7], join=0), "A bit after the seventh sign.", i23
-    last = b"\0" + b"\0" + b"\xfe" + floats(1.0, 1.0, 0.0, 0.0)
     yield "padding-second", "padding-bits", file(last, [1, 1], [1, 1]), "Bits after the only sign of the second.", i23
     for name, scale, offset, reason in (
         ("scale-nan", float("nan"), 0.0, "bad-scale"),
@@ -295,13 +302,13 @@ def _bad_payloads() -> Iterator[Row]:
 
 
 def _bad_words() -> Iterator[Row]:
-    i35, codes = "item 35", alike("bad", 8, 40)
+    i35, codes, zero = "item 35", alike("bad", 8, 40), _with_zero_word()
     words = _words(codes)
     count = len(words) // 4
     last = struct.unpack("<I", words[-4:])[0]
 
-    def file(data: bytes) -> bytes:
-        return one_segment(NAME, SMALL, varint(len(data)) + data + SCALES, [8, 40])
+    def file(data: bytes, shape: Sequence[int] = (8, 40)) -> bytes:
+        return one_segment(NAME, SMALL, varint(len(data)) + data + SCALES, shape)
 
     for name, data, why in (
         ("words-3-bytes", words[:-1], "Three bytes of a word."),
@@ -315,3 +322,4 @@ def _bad_words() -> Iterator[Row]:
         ("words-big-endian", struct.pack(f">{count}I", *struct.unpack(f"<{count}I", words)), "Big-endian words."),
     ):
         yield name, "bad-stream", file(data), why, i35
+    yield "words-no-zero", "bad-stream", file(_words(zero)[:-4], zero.shape), "The word of zeros is missing.", i35

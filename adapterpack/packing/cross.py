@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adapterpack.codecs import CODECS
-from adapterpack.container import limits
+from adapterpack.container import limits, strict_json
 from adapterpack.container.index import Segment, TaskEntry
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.decode import Content
@@ -48,6 +48,8 @@ def cross_coded(data: bytes) -> bytes:
         tasks.append(_crossed(bundle.encoded(entry.name), content, known))
         known.append(Known(entry.name, [signs_of(tensors) for tensors in content.segments]))
     found = join(tasks, bundle.backbone)
+    if len(found) >= len(data):
+        return data
     if list(open_bundle(found).verify()) != list(bundle.tasks):  # decodes all, each against its digest
         raise RuntimeError("the bundle does not read back; please report this")
     return found
@@ -103,13 +105,19 @@ def _smaller(stored: Stored, number: int, planned: Planned, known: Sequence[Know
             if codec.takes_given:
                 limits.require(codec.decoded_bytes(shapes, params), limits.DECODED_BYTES, "decoded bytes")
                 payload = codec.encode(rows, params, signs)
-                if len(payload) < len(best[1]):
-                    best = (Segment(name, params, len(payload), given=names), payload)
+                found = (Segment(name, params, len(payload), given=names), payload)
+                best = min(best, found, key=_cost)  # the earlier one of two equals
     return best
 
 
+def _cost(stored: Stored) -> int:
+    """Bytes of a segment in the file, the names in its index counted as if nothing compressed them."""
+    segment, payload = stored
+    return len(payload) + (len(strict_json.dumps({"given": list(segment.given)})) if segment.given else 0)
+
+
 def _choices(rows: Sequence[Quantized], number: int, known: Sequence[Known]) -> list[list[Known]]:
-    """Which earlier tasks to try: the one that agrees most, and all that agree at all, best first."""
+    """Which earlier tasks to try: the one that agrees most, and all that agree at all; best first."""
     shapes = [tensor.shape for tensor in rows]
     scored = [
         (agreement(rows, task.signs[number]), task)
@@ -117,7 +125,8 @@ def _choices(rows: Sequence[Quantized], number: int, known: Sequence[Known]) -> 
         if number < len(task.signs) and [tensor.shape for tensor in task.signs[number]] == shapes
     ]
     ranked = [task for score, task in sorted(scored, key=lambda pair: -pair[0]) if score > 0]
-    return [ranked[:count] for count in (1, limits.GIVEN) if ranked[: count - 1] or (ranked and count == 1)]
+    tried = [ranked[:1], ranked[: limits.GIVEN]]
+    return tried[: len(ranked)]  # none, the one there is, or both
 
 
 def agreement(a: Sequence[Quantized], b: Sequence[Quantized]) -> int:
