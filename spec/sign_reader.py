@@ -111,6 +111,10 @@ def blocks(channels: int) -> list[tuple[int, int]]:
     return found
 
 
+TABLES = (9, 8, 6, 17)  # weights of al, q', um, and of the leading given task's sign
+FIRST, FIRST_H, STEP = (21845, 21845, 21845, 0), (6553600, 6553600, 6553600, 102400), (8192, 8192, 8192, 65536)
+
+
 class Model:
     """What has been learned, and the prediction of one sign."""
 
@@ -118,13 +122,13 @@ class Model:
         self.M, self.U, self.lam, self.pooled, self.kinds = M, U, lam, pooled, kinds
         self.gram = [[[0] * U for _ in range(U)] for _ in range(M)]
         self.misses = [[0] * U for _ in range(M)]
-        self.weights = [[[21845] * n for n in (9, 8, 6)] for _ in range(kinds)]
-        self.h = [[[6553600] * n for n in (9, 8, 6)] for _ in range(kinds)]
+        self.weights = [[[first] * n for n, first in zip(TABLES, FIRST)] for _ in range(kinds)]
+        self.h = [[[first] * n for n, first in zip(TABLES, FIRST_H)] for _ in range(kinds)]
         self.clear_sums()
 
     def clear_sums(self) -> None:
-        self.g_sums = [[[0] * n for n in (9, 8, 6)] for _ in range(self.kinds)]
-        self.h_sums = [[[0] * n for n in (9, 8, 6)] for _ in range(self.kinds)]
+        self.g_sums = [[[0] * n for n in TABLES] for _ in range(self.kinds)]
+        self.h_sums = [[[0] * n for n in TABLES] for _ in range(self.kinds)]
 
     def start_block(self, n: int) -> None:
         self.um = [[sum(50 * (2 * f + 1) >= t * (n + 2) for t in UM) for f in row] for row in self.misses]
@@ -156,26 +160,24 @@ class Model:
         mu = clamp(sum(a * b for a, b in zip(L[u], e)) >> 14, 8192)
         return mu, clamp(mu * R[u] >> 12, 3072)
 
-    def calibrate(self, m: int, u: int, x: int, q: int) -> tuple[int, tuple[int, int, int]]:
-        """The probability of +, and which weights it used."""
-        used = (sum(t <= abs(x) for t in AL), min(q, 7), self.um[m][u])
-        W = sum(table[k] for table, k in zip(self.weights[m % self.kinds], used))
-        return probability(clamp(x * W >> 16, 2815)), used
+    def calibrate(self, m: int, u: int, x: int, q: int, z: int, a: int) -> tuple[int, list[tuple[int, int]]]:
+        """The probability of +, and of each table the weight that it used with its input."""
+        used = [(sum(t <= abs(x) for t in AL), x), (min(q, 7), x), (self.um[m][u], x), (a, z)]
+        y = sum(table[k] * v for table, (k, v) in zip(self.weights[m % self.kinds], used))
+        return probability(clamp(y >> 16, 2815)), used
 
-    def note(self, m: int, x: int, p: int, bit: int, used: tuple[int, int, int]) -> None:
-        g = x * (65536 * bit - p)
-        h = x * x * (p * (65536 - p) >> 16) >> 16
-        for table, k in enumerate(used):
-            self.g_sums[m % self.kinds][table][k] += g
-            self.h_sums[m % self.kinds][table][k] += h
+    def note(self, m: int, p: int, bit: int, used: list[tuple[int, int]]) -> None:
+        for table, (k, v) in enumerate(used):
+            self.g_sums[m % self.kinds][table][k] += v * (65536 * bit - p)
+            self.h_sums[m % self.kinds][table][k] += v * v * (p * (65536 - p) >> 16) >> 16
 
     def update_weights(self) -> None:
         for kind in range(self.kinds):
-            for table in range(3):
+            for table in range(len(TABLES)):
                 for k in range(len(self.weights[kind][table])):
                     self.h[kind][table][k] += self.h_sums[kind][table][k]
                     step = 256 * self.g_sums[kind][table][k] // self.h[kind][table][k]
-                    self.weights[kind][table][k] += clamp(step, 8192)
+                    self.weights[kind][table][k] += clamp(step, STEP[table])
         self.clear_sums()
 
     def end_block(self, m: int, signs: list[int]) -> None:
@@ -185,10 +187,22 @@ class Model:
                 self.gram[m][i][j] += signs[i] * signs[j]
 
 
+Signs = list[list[list[int]]]  # bits, [M][C][U]
+
+
+def given_input(given: tuple[Signs, ...], m: int, c: int, u: int) -> tuple[int, int]:
+    """z and a: the leading task's sign as log-odds of 1, and how much the others agree with it."""
+    if not given:
+        return 0, 8
+    lead, *others = (2 * signs[m][c][u] - 1 for signs in given)
+    return 256 * lead, clamp(sum(s * lead for s in others), 8) + 8
+
+
 def decode(
-    data: bytes, M: int, C: int, U: int, lam: int, pooled: bool, kinds: int, padding: int = 0
-) -> list[list[list[int]]]:
-    """Signs as bits, [M][C][U]; padding units are 0."""
+    data: bytes, M: int, C: int, U: int, lam: int, pooled: bool, kinds: int,
+    padding: int = 0, given: tuple[Signs, ...] = (),
+) -> Signs:  # fmt: skip
+    """Signs as bits; padding units are 0. `given`: those of earlier tasks, the leading one first."""
     decoder, model, order = RangeDecoder(data), Model(M, U, lam, pooled, kinds), visiting_order(C)
     bits = [[[0] * U for _ in range(C)] for _ in range(M)]
     for start, stop in blocks(C):
@@ -199,14 +213,14 @@ def decode(
                 if m == M - 1 and u >= U - padding:
                     continue
                 mu, x = model.predict(m, u, e)
-                p, used = model.calibrate(m, u, x, q[0])
+                p, used = model.calibrate(m, u, x, q[0], *given_input(given, m, c, u))
                 bit = bits[m][c][u] = decoder.bit(p)
                 missed = x * (2 * bit - 1) < 0
                 e.append(4096 * (2 * bit - 1) - mu)
                 q[0] += missed
                 model.misses[m][u] += missed
-                model.note(m, x, p, bit, used)
-            if start and (u % 8 == 7 or u == U - 1):
+                model.note(m, p, bit, used)
+            if (start or given) and (u % 8 == 7 or u == U - 1):
                 model.update_weights()
         for m, c in lanes:
             model.end_block(m, [2 * bit - 1 for bit in bits[m][c]])

@@ -1,4 +1,4 @@
-"""The vectors of the codec `predictive-signs`: every rule of its layout, every part of its model, every way to be wrong.
+"""The vectors of the codec `predictive-signs`: each rule of its layout, each part of its model, each way to be wrong.
 
 Their signs come from SHA-256, so they are the same everywhere. Most files are built with parameters that the writer
 would not choose, for what they show.
@@ -20,6 +20,7 @@ from vectors_good import dense as dense_tensor
 from adapterpack import bits as bitstream
 from adapterpack.adapter import Adapter, Head
 from adapterpack.codecs import CODECS
+from adapterpack.codecs._sign_model import encode_signs
 from adapterpack.packing.join import join
 from adapterpack.tensors import Quantized, groups_of
 
@@ -77,7 +78,7 @@ def lora(matrices: Sequence[Bits], form: Json = PAPER) -> Adapter:
 
 
 def values(matrices: Sequence[Bits], form: Json = PAPER) -> Adapter:
-    """The matrices in this order, each at a site of its own. Groups go by site, hence the numbers of one width."""
+    """Each matrix at a site of its own; those of one shape are one group and follow one another."""
     return adapter(*(at(f"site{i:03}", "replace", {}, value=tensor(m, form)) for i, m in enumerate(matrices)))
 
 
@@ -123,13 +124,13 @@ def _layouts() -> Iterator[tuple[str, bytes, str]]:
     many = lora(pairs(2, 16, 66, 0, common=True))
     yield "129-matrices", stored(many), "Pairs beyond 128 matrices: a second stream."
     fused = [m for n in range(3) for m in (alike(f"{n}a", 8, 64), alike(f"{n}b", 8, 96).T)]
-    yield "other-channels", stored(values(fused)), "Neighbours of other channels are no pairs: two streams."
+    yield "other-channels", stored(lora(fused)), "Neighbours of other channels are no pairs: two streams."
     square = [alike(f"{n}", 24, 24) for n in range(5)]
     square[1::2] = [m.T for m in square[1::2]]
     yield (
         "square",
         stored(values(square)),
-        "Square matrices: rows are the units at even positions, columns at odd ones.",
+        "Square matrices: units are rows and columns in turn.",
     )
     both = [alike("a", 8, 64), alike("b", 8, 64), alike("c", 8, 64).T, alike("d", 8, 64).T]
     yield (
@@ -144,7 +145,7 @@ def _layouts() -> Iterator[tuple[str, bytes, str]]:
     yield (
         "join-and-split",
         stored(values(split), join=0, units="rows"),
-        "Two matrices joined, and the sum split in two.",
+        "Two matrices joined, then split in two.",
     )
     tall = [alike("1", 520, 12), alike("2", 520, 12)]
     yield "split-520", stored(values(tall), units="rows"), "520 units in five matrices each, never joined."
@@ -191,8 +192,16 @@ def _models() -> Iterator[tuple[str, bytes, str]]:
     yield "not-pooled", stored(two, pooled=False), "Pairs that do not learn from each other."
     alone = values([alike(f"{n}", 10, 96) for n in range(3)])
     yield "pooled-alone", stored(alone), "Three lone matrices: nothing to pool with."
+    yield "pooled-300", stored(lora(pairs(8, 300, 1))), "300 channels: partners count less from the 129th on."
+    why = "Three patterns, λ 1 and a few turned signs: predictions reach every bound."
+    yield "bounds", stored(values([_of_rank_3()]), lam=1, units="rows"), why
     zero = values([_with_zero_word()])
     yield "zero-word", stored(zero, units="rows"), "Words that end in one of zeros, as the rule for the last word asks."
+
+
+def _of_rank_3() -> Bits:
+    patterns = drawn("pattern", 3, 40)[np.arange(40) * 7 % 3]
+    return patterns ^ drawn("unit", 40, 1) ^ drawn("noise", 40, 40, chance=4)
 
 
 def _with_zero_word() -> Bits:
@@ -211,6 +220,12 @@ def _words(codes: Bits, **changes: Any) -> bytes:
     if not 0 < payload[0] < 128:
         raise RuntimeError("the example is to have one coded stream of one byte of size")
     return payload[1 : 1 + payload[0]]
+
+
+def _encoded(matrices: Sequence[Bits]) -> bytes:
+    """The words of a stream of these matrices [units × channels], whether or not they are fewer bytes."""
+    signs = np.ascontiguousarray(np.stack([codes.T for codes in matrices]))
+    return encode_signs(signs, lam=SMALL["lam"], pooled=False, kinds=1)
 
 
 def bad_signs() -> Iterator[Vector]:
@@ -297,6 +312,16 @@ def _bad_payloads() -> Iterator[Row]:
     yield "no-gain", "bad-stream", file(gain), "As many bytes of words as plain bits take.", i35
     huge = varint((1 << 35) - 1) + bytes(100)
     yield "size-huge", "bad-stream", file(huge), "Words of 32 GiB for 40 bytes of signs.", i35
+    for name, noise, size in (("equal", 60, 40), ("more", 128, 44)):
+        valid = _encoded([alike("gain", 8, 40, noise)])
+        if len(valid) != size:
+            raise RuntimeError(f"{len(valid)} bytes, the example is to have {size}")
+        why = f"Proper words of {size} bytes for signs that take 40."
+        yield f"words-{name}", "bad-stream", file(varint(size) + valid + SCALES), why, i35
+    valid = _encoded([drawn(f"{n}", 1, 4) for n in range(16)])
+    rows = varint(len(valid)) + valid + floats(*[0.25] * 16, *[0.0] * 16)
+    why = "Proper words of 12 bytes for sixteen rows of four signs, which take 16: but nothing predicts a single unit."
+    yield "rows-of-4", "bad-stream", file(rows, *[[1, 4]] * 16), why, i35
     row = varint(8) + bytes(8) + floats(1.0, 0.0)
     yield "one-unit", "bad-stream", file(row, [1, 96]), "Words for a single unit, which nothing predicts.", i35
 

@@ -51,7 +51,7 @@ def branch_params(shapes: Sequence[Shape], join: int | None = None) -> dict[str,
         join: pairs joined into one matrix, 0 for all. By default 1, or all where a matrix has fewer than 8 units;
             2 saves another percent for AdaptFormer and costs half as much time again.
     """
-    units = min((min(shape) for shape in shapes), default=1)
+    units = min((min(shape, default=1) for shape in shapes), default=1)
     if join is None:
         join = 1 if units >= FEW_UNITS else 0
     lam = {0: 120, 1: 40}.get(join, 90)
