@@ -105,7 +105,7 @@ def write(bits: U8, p: I64, words: U32, state: U64) -> None:
 
 
 @kernel
-def _carry(words: U32, position: int) -> None:
+def _carry(words: U32, position: Any) -> None:
     """Add one to the words written so far, as one long number."""
     position -= 1
     while words[position] == LOW:
