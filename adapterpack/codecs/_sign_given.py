@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.codecs._sign_stream import Stream, to_visited
-from adapterpack.codecs._sign_tables import STEP_LIMIT
 from adapterpack.errors import CallError, Reason
 
 F64 = NDArray[np.float64]
@@ -24,7 +23,7 @@ U8 = NDArray[np.uint8]
 MAX_GIVEN = 64  # tasks
 MOST = 8  # agreement of the others beyond this counts as this
 CLASSES = 2 * MOST + 1
-FIRST_H = 409_600  # a sixteenth of the other weights'
+FIRST_H, STEP_LIMIT = 102_400, 65_536  # what was learned elsewhere is soon known to hold, or not
 ONE = 256.0  # log-odds of 1, 8 fraction bits
 
 

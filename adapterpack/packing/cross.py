@@ -117,16 +117,16 @@ def _cost(stored: Stored) -> int:
 
 
 def _choices(rows: Sequence[Quantized], number: int, known: Sequence[Known]) -> list[list[Known]]:
-    """Which earlier tasks to try: the one that agrees most, and all that agree at all; best first."""
+    """Which earlier tasks to try, best first: those that agree at least half, and a quarter, as much as the best."""
     shapes = [tensor.shape for tensor in rows]
     scored = [
         (agreement(rows, task.signs[number]), task)
         for task in known
         if number < len(task.signs) and [tensor.shape for tensor in task.signs[number]] == shapes
     ]
-    ranked = [task for score, task in sorted(scored, key=lambda pair: -pair[0]) if score > 0]
-    tried = [ranked[:1], ranked[: limits.GIVEN]]
-    return tried[: len(ranked)]  # none, the one there is, or both
+    ranked = sorted([pair for pair in scored if pair[0] > 0], key=lambda pair: -pair[0])[: limits.GIVEN]
+    half, quarter = ([task for score, task in ranked if share * score >= ranked[0][0]] for share in (2, 4))
+    return [half, quarter][: 1 + (len(quarter) > len(half))] if ranked else []
 
 
 def agreement(a: Sequence[Quantized], b: Sequence[Quantized]) -> int:

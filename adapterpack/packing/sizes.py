@@ -76,6 +76,7 @@ def describe_tensors(entry: TaskEntry) -> list[Json]:
                     "shape": list(row.shape),
                     "codec": segment.codec,
                     "params": dict(segment.params),
+                    "given": list(segment.given),
                     "segment": row.segment,
                     "bits_per_weight": _rate(segment.size, entries[row.segment]),
                 }
@@ -93,6 +94,7 @@ def describe_tensors(entry: TaskEntry) -> list[Json]:
                 "shape": list(row.shape),
                 "codec": segment.codec,
                 "params": dict(segment.params),
+                "given": list(segment.given),
                 "segment": row.segment,
                 "bits_per_weight": _rate(segment.size, entries[row.segment]),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from adapterpack.errors import CallError, Reason
@@ -14,6 +15,8 @@ def late(module: str) -> Any:
     Raises:
         CallError: `missing-extra`.
     """
+    # torch's threads would spin while they wait; beside another busy program that makes training ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
