@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import stat
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Union
 
@@ -105,7 +105,7 @@ class FileObjectSource:
 
 
 class UrlSource:
-    """Any URL that fsspec opens; each read is one range request."""
+    """Any URL that fsspec opens: one request for the size, then one range request a read."""
 
     def __init__(self, url: str) -> None:
         self.name = url
@@ -131,6 +131,8 @@ class UrlSource:
             return b""
         with _remote_errors(self.name):
             data: Any = self._fs.cat_file(self._path, start=offset, end=end)
+        if len(data) == self._size > end - offset:  # the server ignores ranges and sent the whole file
+            data = data[offset:end]
         return bytes(data)
 
 
@@ -194,17 +196,39 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> N
     target = Path(path)
     refuse_existing(target, force=force)
     with _os_errors(str(target)):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        temporary = Path(name)
+        temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.tmp")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:  # refuses a file or link of that name, and heeds the umask
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
                 os.fsync(file.fileno())
             _put_in_place(temporary, target, force=force)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+
+def write_all(files: Mapping[Path, bytes], *, force: bool) -> None:
+    """Write several files that belong together; when one fails, those before it are put back as they were.
+
+    Raises:
+        CallError: as `write_atomic`.
+    """
+    for path in files:
+        refuse_existing(path, force=force)
+    undo: list[tuple[Path, bytes | None]] = []
+    try:
+        for path, data in files.items():
+            before = path.read_bytes() if path.exists() else None
+            write_atomic(path, data, force=force)
+            undo.append((path, before))
+    except BaseException:
+        for path, before in reversed(undo):
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomic(path, before, force=True)
+        raise
 
 
 def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
@@ -220,10 +244,14 @@ def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
         temporary.replace(target)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last. The file is in place already, so a system that cannot do this is no error."""
+    with contextlib.suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -243,9 +271,13 @@ def _remote_errors(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise MissingFileError(f"{url}: not found", Reason.MISSING_FILE, hint="check the address") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise CallError(f"{url}: {error}", Reason.IO, hint="check the address and the connection") from error
+        why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+        raise MissingFileError(f"{url}: not found{why}", Reason.MISSING_FILE, hint="check the address") from error
+    except ImportError as error:
+        raise CallError(f"{url}: {error}", Reason.MISSING_EXTRA, hint="pip install 'adapterpack[remote]'") from error
+    except Exception as error:  # each protocol's library raises what it likes, and all of it means this
+        text = f"{url}: {type(error).__name__}: {error}".splitlines()[0]
+        raise CallError(text, Reason.IO, hint="check the address and the connection") from error
 
 
 def make_folder(path: Path) -> None:

@@ -109,8 +109,7 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
         _files.refuse_existing(path, force=force)
     files = {path: join([standalone(opened, task)], opened.backbone) for task, path in names.items()}
     _files.make_folder(target)
-    for path, data in files.items():
-        _files.write_atomic(path, data, force=force)
+    _files.write_all(files, force=force)
     return tuple(
         Summary(str(path), {**describe_file(open_bundle(data)), "path": str(path)}) for path, data in files.items()
     )

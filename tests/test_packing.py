@@ -19,7 +19,7 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone, Branch, Head, Site
 from adapterpack.container import limits, strict_json
 from adapterpack.container.limits import Limits
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, CallError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.join import common_backbone
 from adapterpack.packing.options import Options
@@ -596,3 +596,20 @@ def test_bad_options(options: dict[str, Any]) -> None:
 def test_a_source_is_only_a_protocol() -> None:
     source: _files.Source = Counting(pack(make("lora")))
     assert Bundle(source).read().same_as(make("lora"))
+
+
+def test_split_writes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = tmp_path / "both.apk"
+    both.write_bytes(pack(make("lora", "a"), make("lora", "b")))
+    write, done = _files.write_atomic, []
+
+    def failing(path: Any, data: bytes, *, force: bool) -> None:
+        if done:
+            raise CallError("No space left on device", Reason.IO)
+        done.append(path)
+        write(path, data, force=force)
+
+    monkeypatch.setattr(_files, "write_atomic", failing)
+    with pytest.raises(CallError, match="No space"):
+        adapterpack.split(both, tmp_path / "out")
+    assert done and list((tmp_path / "out").iterdir()) == []

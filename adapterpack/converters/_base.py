@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterpack._files import PathSource, read_exactly, refuse_existing, write_atomic
+from adapterpack._files import PathSource, read_exactly
 from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason
 
@@ -100,29 +100,6 @@ def read_bytes(source: Path, limit: int = SOURCE_BYTES) -> bytes:
     if file.size() > limit:
         raise CorruptFileError(f"{source} has {file.size():,} bytes", Reason.LIMIT, hint=f"at most {limit:,} are read")
     return read_exactly(file, 0, file.size(), str(source))
-
-
-def write_all(files: Mapping[Path, bytes], *, force: bool) -> None:
-    """Write several files that belong together; when one fails, those before it are put back as they were."""
-    for path in files:
-        refuse_existing(path, force=force)
-    undo: list[tuple[Path, bytes | None]] = []
-    try:
-        for path, data in files.items():
-            before = read_bytes(path) if path.exists() else None
-            write_atomic(path, data, force=force)
-            undo.append((path, before))
-    except BaseException:
-        for path, before in reversed(undo):
-            _put_back(path, before)
-        raise
-
-
-def _put_back(path: Path, before: bytes | None) -> None:
-    if before is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, before, force=True)
 
 
 def finish(adapter: Adapter, hints: Hints) -> Adapter:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from adapterpack import bits as bitstream
+from adapterpack._files import write_all
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._backbones import depth_and_width, todays_name
-from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes, write_all
+from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
 from adapterpack.converters.petl_settings import (
     LEVELS,
     METHODS,
