@@ -8,7 +8,7 @@ CPU ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -q --disable-pip-version-check
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench study clean
 setup: $(VENV)/.ready
 
 # Written last, so that an interrupted install is redone. A torch that is there already (>= 2.4) is left alone. The plain
@@ -36,6 +36,12 @@ check: setup
 bench: setup
 	$(PY) -c "import brotli, peft" 2>/dev/null || $(PIP) -c $(VENV)/constraints.txt -e '.[bench]'
 	$(PY) -W ignore tests/bench/run.py
+
+# BUDGET=small takes minutes, core two hours, full a day on two cores; it goes on where it was stopped
+BUDGET ?= small
+study: setup
+	$(PY) -c "import matplotlib" 2>/dev/null || $(PIP) -c $(VENV)/constraints.txt -e '.[study]'
+	$(PY) -W ignore study/run.py --budget $(BUDGET)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Two test processes on two cores: torch's threads must not spin while they wait. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 _SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 

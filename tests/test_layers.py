@@ -38,6 +38,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "torch": ("adapterpack.runtime", "adapterpack.train", "adapterpack.converters.checkpoint"),
     "huggingface_hub": ("adapterpack.runtime.backbone",),  # timm's own dependency
     "timm": ("adapterpack.runtime.backbone", "adapterpack.train"),
+    "accelerate": ("adapterpack.train.devices",),  # several devices; asked for by name when it is missing
     "PIL": ("adapterpack.runtime.images", "adapterpack.train"),
     "safetensors": ("adapterpack.converters", "adapterpack.runtime", "adapterpack.train"),
     "zstandard": ("adapterpack.codecs.zstd",),

@@ -11,7 +11,7 @@ import torch
 from adapterpack.codebooks import levels_of, nearest
 from adapterpack.quantize import quantize_latent
 from adapterpack.tensors import Quantized
-from adapterpack.train.quantise import quantise, stored
+from adapterpack.train.quantise import _table, quantise, stored
 
 BITS = (1, 2, 4, 8)
 EPS = 1e-5
@@ -86,6 +86,15 @@ def test_trained_weights_are_the_stored_ones_to_the_bit(bits: int, shape: tuple[
             packer = quantize_latent(latent.numpy(), bits)
             assert kept.form() == packer.form()
             assert [part.tobytes() for part in kept.content()] == [part.tobytes() for part in packer.content()]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_thresholds_part_float32_numbers_as_the_exact_ones_do(bits: int) -> None:
+    levels = levels_of("normal-l1", bits).astype(np.float64)
+    exact = (levels[1:] + levels[:-1]) / 2
+    used = _table(bits, torch.float32, torch.device("cpu"))[1].numpy()
+    assert (used <= exact).all() and (np.nextafter(used, np.float32(np.inf)) > exact).all()
+    assert bits < 8 or (used < exact).any()
 
 
 def test_ties_and_thresholds_between_float32_numbers_fall_as_in_packing() -> None:

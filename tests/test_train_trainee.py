@@ -27,6 +27,7 @@ from adapterpack.train.consolidator import Grouped
 from adapterpack.train.recipe import recipe_for
 from adapterpack.train.spt import site_of
 from adapterpack.train.trainee import Trainee
+from tests._threads import one_thread  # noqa: F401
 from tests._vit import DEPTH, WIDTH, close, images, same, snapshot, vit
 
 OPERATIONS = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -233,6 +234,8 @@ def test_several_branches_of_one_support_are_summed_then_quantized() -> None:
     for branch in found.adapter("x").branches:
         if branch.method == "consolidator":
             assert branch.params["groups"] == 12 and isinstance(branch.tensors["weight"], Quantized)
+    joined = trainee("consolidator", vit(), bits=32, groups=(24, 24, 12)).adapter("x").branches
+    assert [b.params["groups"] for b in joined if b.method == "consolidator"] == [12] * (4 * DEPTH)
     apart = trainee("consolidator", vit(), bits=1, groups=(24, 12), reorder=True).adapter("x")
     assert {b.params["groups"] for b in apart.branches if b.method == "consolidator"} == {12, 24}
 

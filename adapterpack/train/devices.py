@@ -35,6 +35,22 @@ class Hardware:
         """The number format of a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
+    @contextmanager
+    def faster(self, model: nn.Module) -> Iterator[None]:
+        """Attention in plain products for the time of training on a processor in bfloat16: twice as fast there."""
+        fused = [m for m in model.modules() if getattr(m, "fused_attn", False)] if self._slow_fused else []
+        for module in fused:
+            module.fused_attn = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for module in fused:
+                module.fused_attn = True  # type: ignore[assignment]
+
+    @property
+    def _slow_fused(self) -> bool:
+        return self.bf16 and self.device.type == "cpu"
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module that sums gradients over all processes."""
         if self.accelerator is None:

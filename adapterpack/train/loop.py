@@ -114,15 +114,16 @@ class Fit:
         if state.epoch:
             self.trainee.restore(state.tensors)
             optimizer.load_state_dict(dict(state.optimizer))
-        for epoch in range(state.epoch, recipe.epochs):
-            row = self._epoch(epoch, wrapped, optimizer)
-            if is_scored(recipe, epoch):
-                self._score(state, epoch, row)
-            state.history.append(row)
-            state.epoch, state.tensors = epoch + 1, self.trainee.snapshot()
-            state.optimizer = optimizer.state_dict()
-            if self.hardware.rank == 0:
-                self.save(state)
+        with self.hardware.faster(self.trainee):
+            for epoch in range(state.epoch, recipe.epochs):
+                row = self._epoch(epoch, wrapped, optimizer)
+                if is_scored(recipe, epoch):
+                    self._score(state, epoch, row)
+                state.history.append(row)
+                state.epoch, state.tensors = epoch + 1, self.trainee.snapshot()
+                state.optimizer = optimizer.state_dict()
+                if self.hardware.rank == 0:
+                    self.save(state)
         self.trainee.restore(state.best)
         return state
 
@@ -134,7 +135,7 @@ class Fit:
         sums = torch.zeros(3, device=hardware.device)
         wrapped.train()
         loss = accuracy = math.nan
-        with seeded(recipe.seed * 1_000_003 + epoch * 1009 + hardware.rank, hardware.device):
+        with seeded(seed_of(recipe, epoch, hardware.rank), hardware.device):
             for step, batch in enumerate(batches):
                 lr = set_rate(optimizer, rate(recipe, epoch, step, len(batches)))
                 optimizer.zero_grad(set_to_none=True)
@@ -188,6 +189,11 @@ def shares(batch: NDArray[np.int64], parts: int, hardware: Hardware) -> list[NDA
     """This process's part of a batch, in the parts that it is computed in."""
     mine = batch[hardware.rank :: hardware.world]
     return [part for part in np.array_split(mine, parts) if len(part)]
+
+
+def seed_of(recipe: Recipe, epoch: int, rank: int) -> int:
+    """Of dropout and drop path in an epoch, another one for every process."""
+    return recipe.seed * 1_000_003 + epoch * 1009 + rank
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:

@@ -1,0 +1,129 @@
+"""From the finished runs to a page: a table, what holds of the papers' claims, and a plot of accuracy against bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from study.plan import CASES
+
+Row = dict[str, Any]
+Cells = dict[tuple[str, str], list[Row]]
+# what the papers say, as two cases to compare: the first should be at least as good as the second
+CLAIMS = (
+    ("1 bit loses nothing (LoRA, dim 32)", "lora 1 bit dim 32", "lora 32 bit dim 32"),
+    ("1 bit loses nothing (LoRA, dim 8)", "lora 1 bit dim 8", "lora 32 bit dim 8"),
+    ("1 bit loses nothing (AdaptFormer, dim 32)", "adaptformer 1 bit dim 32", "adaptformer 32 bit dim 32"),
+    ("1 bit loses nothing (Consolidator)", "consolidator 1 bit", "consolidator 32 bit"),
+    ("high dim at 1 bit beats low dim at 8 bits (LoRA)", "lora 1 bit dim 32", "lora 8 bit dim 4"),
+    ("high dim at 1 bit beats low dim at 8 bits (AdaptFormer)", "adaptformer 1 bit dim 32", "adaptformer 8 bit dim 4"),
+    ("high dim at 1 bit beats dim 1 at 32 bits (LoRA)", "lora 1 bit dim 32", "lora 32 bit dim 1"),
+    ("Consolidator beats LoRA at equal bytes, 32 bits", "consolidator 32 bit", "lora 32 bit dim 8"),
+    ("Consolidator beats LoRA at equal bytes, 1 bit", "consolidator 1 bit", "lora 1 bit dim 128"),
+    ("SPT beats LoRA at equal bytes, 32 bits", "spt-lora 32 bit 0.006 M", "lora 32 bit dim 1"),
+    ("SPT in 1 bit beats LoRA in 1 bit at equal bytes", "spt-lora 1 bit 0.03 M", "lora 1 bit dim 32"),
+    ("every adapter beats the probe (1-bit LoRA)", "lora 1 bit dim 32", "probe"),
+)
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> Path:
+    """`study.md`, and a plot where matplotlib is there.
+
+    Args:
+        rows: of finished runs; tuning runs are left out.
+        folder: where to.
+    """
+    finals = [row for row in rows if row["stage"] == "final"]
+    cells: Cells = {}
+    for row in finals:
+        cells.setdefault((row["case"], row["task"]), []).append(row)
+    cases = [case.name for case in CASES if any(name == case.name for name, _ in cells)]
+    tasks = sorted({task for _, task in cells})
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = _plot(cells, cases, tasks, folder)
+    text = [*_head(finals), *_accuracies(cells, cases, tasks), *_claims(cells, tasks), *plots]
+    path = folder / "study.md"
+    path.write_text("\n".join(text) + "\n")
+    return path
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    epochs = "/".join(sorted({str(row["epochs"]) for row in rows}))
+    seeds = len({row["seed"] for row in rows})
+    return [
+        "# Accuracy against bytes",
+        "",
+        f"{len(rows)} runs of {epochs} epochs, {seeds} seeds, written by `make study`. Learning rate and scale of "
+        "every case were chosen by six runs on the validation images; the epoch too; no test image chose anything. "
+        "Test accuracy in percent, mean ± sample standard deviation over seeds. `.apk` is the whole file, head "
+        "included; `adapter` leaves the head out.",
+        "",
+    ]
+
+
+def _accuracies(cells: Cells, cases: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    lines = [f"| case | .apk, bytes | adapter, bytes | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 4) + "|"]
+    for case in cases:
+        mine = [row for task in tasks for row in cells.get((case, task), [])]
+        size = mean(row["bytes"] for row in mine)
+        adapter = [row["adapter_bytes"] for row in mine if row["adapter_bytes"] is not None]
+        shown = f"{mean(adapter):,.0f}" if adapter else "–"
+        values = [_cell(cells.get((case, task), [])) for task in tasks]
+        whole = [mean(row["test"] for row in cells[case, task]) for task in tasks if (case, task) in cells]
+        average = f"{100 * mean(whole):.1f}" if len(whole) == len(tasks) else "–"
+        lines.append(f"| {case} | {size:,.0f} | {shown} | {' | '.join(values)} | {average} |")
+    return [*lines, ""]
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "–"
+    values = [100 * row["test"] for row in rows]
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _claims(cells: Cells, tasks: Sequence[str]) -> list[str]:
+    lines = ["## What holds here of what the papers say", "", "| claim | difference, points | by task | bytes |"]
+    lines.append("|---|---|---|---|")
+    for text, one, other in CLAIMS:
+        both = [task for task in tasks if (one, task) in cells and (other, task) in cells]
+        if both:
+            gaps = [_mean(cells[one, task]) - _mean(cells[other, task]) for task in both]
+            by_task = ", ".join(f"{task} {gap:+.1f}" for task, gap in zip(both, gaps))
+            size = mean(row["bytes"] for task in both for row in cells[one, task])
+            beside = mean(row["bytes"] for task in both for row in cells[other, task])
+            lines.append(f"| {text} | {mean(gaps):+.2f} | {by_task} | {size:,.0f} against {beside:,.0f} |")
+    return [*lines, ""]
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return 100 * mean(row["test"] for row in rows)
+
+
+def _plot(cells: Cells, cases: Sequence[str], tasks: Sequence[str], folder: Path) -> list[str]:
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 4), squeeze=False, sharex=True)
+    for axis, task in zip(axes[0], tasks):
+        for case in cases:
+            rows = cells.get((case, task), [])
+            if rows:
+                values = [100 * row["test"] for row in rows]
+                error = stdev(values) if len(values) > 1 else 0.0
+                axis.errorbar([mean(row["bytes"] for row in rows)], [mean(values)], yerr=[error],
+                              fmt="osD^vP"[cases.index(case) % 6], capsize=3, label=case)  # fmt: skip
+        axis.set(xscale="log", title=task, xlabel="bytes of the .apk")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("test accuracy, %")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8, bbox_to_anchor=(0.5, -0.25))
+    figure.savefig(folder / "study.svg", bbox_inches="tight")
+    pyplot.close(figure)
+    return ["![accuracy against bytes](study.svg)"]

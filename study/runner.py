@@ -1,0 +1,130 @@
+"""Runs what is missing: one JSON line a finished run, so that it can be stopped and started again at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.plan import CASES, Budget, Case, Run, final, pairs, tuning
+
+HERE = Path(__file__).resolve().parent
+Row = dict[str, Any]
+
+
+def finished(path: Path) -> dict[str, Row]:
+    """The runs in a file by key; a last line that was cut off is left out."""
+    rows = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["key"]] = row
+    return rows
+
+
+def study(budget: Budget, data: Path, backbone: Path, out: Path, *, workers: int) -> None:
+    """Tune, then train with every seed; all that is in `out` already is kept.
+
+    Args:
+        budget: what to run.
+        data: folder of the tasks' `.npz`.
+        backbone: `.safetensors` file.
+        out: `.jsonl`.
+        workers: processes of one thread each.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    where = (str(data), str(backbone))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        chosen = list(pairs(budget))
+        _do(pool, [run for task, case in chosen for run in tuning(budget, task, case)], where, out)
+        known = finished(out)
+        last = []
+        for task, case in chosen:
+            best = _best([known[run.key] for run in tuning(budget, task, case)])
+            last += final(budget, task, case, best["lr"], best["scale"])
+        _do(pool, last, where, out)
+
+
+def _best(rows: Iterable[Row]) -> Row:
+    return max(rows, key=lambda row: (row["validation"], -row["validation_loss"]))
+
+
+def _do(pool: ProcessPoolExecutor, runs: list[Run], where: tuple[str, str], out: Path) -> None:
+    known = finished(out)
+    missing = [run for run in runs if run.key not in known]
+    waiting = [pool.submit(one, run, *where) for run in missing]
+    with out.open("a") as file:
+        for count, done in enumerate(as_completed(waiting), 1):
+            row = done.result()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            print(f"{count}/{len(missing)}  {_said(row)}", flush=True)
+
+
+def _said(row: Row) -> str:
+    what = f"{row['task']:16} {row['case']:26} {row['stage']} seed {row['seed']}"
+    return (
+        f"{what}  lr {row['lr']:g} scale {row['scale']:g}: validation {row['validation']:.1%}, {row['seconds']:.0f} s"
+    )
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def one(run: Run, data: str, backbone: str) -> Row:
+    """One training, packed and measured; in a process of its own."""
+    from adapterpack import pack
+    from adapterpack.train.recipe import recipe_for
+    from adapterpack.train.run import Request, train
+
+    case = next(case for case in CASES if case.name == run.case)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run.ckpt"
+        result = train(Request(_data(run.task, Path(data), Path(folder)), backbone, out, device="auto"),
+                       recipe_for(case.method, _settings(run, case)), lambda _: None)  # fmt: skip
+        sizes: Row = {"bytes": out.stat().st_size, "adapter_bytes": None, "head_bytes": None}
+        if case.method != "full":
+            (task,) = pack(out, Path(folder) / "task.apk").sizes["tasks"]
+            parts = task["bytes_by_part"]
+            sizes = {"bytes": (Path(folder) / "task.apk").stat().st_size, "adapter_bytes": parts["adapter"],
+                     "head_bytes": parts["head"]}  # fmt: skip
+    best = result.state.best_score
+    if result.test is None:
+        raise RuntimeError(f"{run.task} has no test images")
+    return {"key": run.key, **asdict(run), "validation": best.accuracy, "validation_loss": best.loss,
+            "test": result.test.accuracy, "epoch": result.state.best_epoch, "parameters": result.parameters,
+            **sizes, "seconds": round(result.seconds, 1)}  # fmt: skip
+
+
+def _settings(run: Run, case: Case) -> dict[str, Any]:
+    common = {"epochs": run.epochs, "batch_size": run.batch_size, "lr": run.lr, "seed": run.seed}
+    extra = {"scale": run.scale} if case.scaled else {}
+    return {**dict(case.settings), **common, **extra}
+
+
+def _data(task: str, data: Path, folder: Path) -> Path:
+    if task != "digits":
+        return data / f"task_{task}.npz"
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    split = np.full(len(order), 2)
+    split[order[:800]], split[order[800:1000]] = 0, 1
+    path = folder / "digits.npz"
+    np.savez(path, images=(found.images * (255 / 16)).round().astype(np.uint8), labels=found.target, split=split)
+    return path
