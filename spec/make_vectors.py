@@ -17,12 +17,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from vectors_bad import bad  # noqa: E402
 from vectors_build import Vector  # noqa: E402
+from vectors_cross import bad_cross, good_cross  # noqa: E402
 from vectors_good import good  # noqa: E402
 from vectors_signs import bad_signs, good_signs  # noqa: E402
 
 from adapterpack.adapter import Adapter  # noqa: E402
 from adapterpack.errors import AdapterPackError  # noqa: E402
 from adapterpack.packing.bundle import Bundle, open_bundle  # noqa: E402
+from adapterpack.packing.cross import cross_coded  # noqa: E402
 from adapterpack.packing.encode import encode_task  # noqa: E402
 from adapterpack.packing.join import join  # noqa: E402
 
@@ -34,7 +36,7 @@ LARGE = 1 << 20  # tensors above this many elements have no digest of their floa
 def main() -> None:
     index = FOLDER / "index.json"
     known = {row["file"]: row for row in json.loads(index.read_text("utf-8"))} if index.exists() else {}
-    for vector in (*good(), *good_signs(), *bad(), *bad_signs()):
+    for vector in (*good(), *good_signs(), *good_cross(), *bad(), *bad_signs(), *bad_cross()):
         if vector.file in known:
             if hashlib.sha256(vector.data).hexdigest() != known[vector.file]["sha256"]:
                 print(f"kept as released, although other bytes would be built now: {vector.file}")
@@ -95,11 +97,12 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 
 def _writer(vector: Vector, bundle: Bundle, adapters: list[Adapter]) -> str | None:
-    """The profile with which the package writes these very bytes, None where it writes others."""
+    """The profile with which the package writes these very bytes, or "cross-task"; None where it writes others."""
     for profile in ("small", "fast"):
         if join([encode_task(one, profile) for one in adapters], bundle.backbone) == vector.data:
             return profile
-    return None
+    small = join([encode_task(one, "small") for one in adapters], bundle.backbone)
+    return "cross-task" if cross_coded(small) == vector.data else None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 
 from reader_base import FormatError, Shape, Tensor, fail, numel
 from reader_codecs import CODECS, labels_decode
-from reader_index import Json, at_most, dumps, parse_index, rows_of
+from reader_given import Key, last_uses, signs_of
+from reader_index import Json, at_most, dumps, parse_index, rows_of, shapes_of
 from reader_methods import check_group
 
 MAGIC = b"\x89APK\r\n\x1a\n"
@@ -49,13 +50,17 @@ def read(data: bytes) -> Json:
     checksums = list(struct.unpack_from(f"<{sum(counts)}I", table))
     digests = [table[i : i + 32] for i in range(4 * sum(counts), len(table), 32)]
     tasks = []
+    uses, kept = last_uses(index["tasks"]), dict[Key, list[Tensor]]()
     for i, task in enumerate(index["tasks"]):
         payloads = []
         for segment in task["segments"]:
             payloads.append(data[start : start + segment["bytes"]])
             start += segment["bytes"]
-        tasks.append(_task(task, payloads, checksums[: counts[i]], digests[i], f"index.tasks[{i}]"))
+        found, segments = _task(task, payloads, checksums[: counts[i]], digests[i], f"index.tasks[{i}]", kept)
+        tasks.append(found)
         checksums = checksums[counts[i] :]
+        kept |= {(task["name"], number): tensors for number, tensors in enumerate(segments)}
+        kept = {key: tensors for key, tensors in kept.items() if uses.get(key, 0) > i}
     whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()
     return {"version": version, "backbone": index["backbone"], "digest": whole.hex(), "tasks": tasks}
 
@@ -111,19 +116,22 @@ def _magic(data: bytes) -> None:
     fail("bad-magic", "not an adapterpack file", "byte 0")
 
 
-def _task(task: Json, payloads: list[bytes], checksums: list[int], digest: bytes, where: str) -> Json:
+def _task(
+    task: Json, payloads: list[bytes], checksums: list[int], digest: bytes, where: str, kept: dict[Key, list[Tensor]]
+) -> tuple[Json, list[list[Tensor]]]:
+    """What a task holds, and its tensors by segment. `kept`: the segments of earlier tasks that are given to it."""
     for i, (payload, checksum) in enumerate(zip(payloads, checksums)):
         if zlib.crc32(payload) != checksum:
             fail("checksum-mismatch", f"segment {i} does not match its checksum", f"{where}.segments[{i}]")
     for i, group in enumerate(task["groups"]):
         check_group(group, f"{where}.groups[{i}]")
-    rows = rows_of(task)
-    shapes = [[shape for *_, shape, number in rows if number == i] for i in range(len(payloads))]
-    forms = _forms(task, shapes, where)
-    decoded: list[Any] = []
+    rows, shapes = rows_of(task), shapes_of(task)
+    forms = _forms(task, shapes, where, sum(len(tensor.content) for tensors in kept.values() for tensor in tensors))
+    decoded: list[list[Tensor]] = []
     for i, segment in enumerate(task["segments"]):
-        plain = forms[i] is None
-        decoded.append([] if plain else _decode(segment, payloads[i], shapes[i], f"{where}.segments[{i}]"))
+        plain, place = forms[i] is None, f"{where}.segments[{i}]"
+        given = [_given(kept[name, i], f"{place}.given") for name in segment.get("given", ())]
+        decoded.append([] if plain else _decode(segment, payloads[i], shapes[i], given, place))
     labels = None
     if "labels" in task:
         number = task["labels"]["segment"]
@@ -135,23 +143,26 @@ def _task(task: Json, payloads: list[bytes], checksums: list[int], digest: bytes
         sha.update(tensor.content)
     if sha.digest() != digest:
         fail("digest-mismatch", "the content does not match the digest", where)
-    plain = {name: task.get(name) for name in ("name", "method", "data", "metadata")}
-    return {**plain, "labels": labels, "digest": digest.hex(), "tensors": tensors}
+    named = {name: task.get(name) for name in ("name", "method", "data", "metadata")}
+    return {**named, "labels": labels, "digest": digest.hex(), "tensors": tensors}, decoded
 
 
-def _forms(task: Json, shapes: list[list[Shape]], where: str) -> list[Json | None]:
+def _forms(task: Json, shapes: list[list[Shape]], where: str, decoded: int) -> list[Json | None]:
     """The form of each segment's tensors; None for class names and skipped segments."""
     forms: list[Json | None] = []
-    decoded = 0
     for i, segment in enumerate(task["segments"]):
         place, params, name = f"{where}.segments[{i}]", segment["params"], segment["codec"]
         forms.append(None)
         if name == "labels" and params:
             fail("bad-parameter", "class names have no parameters", place)
-        if segment.get("skip") or name == "labels":
+        if segment.get("skip"):
             continue
-        if name not in CODECS:
+        if name not in (*CODECS, "labels"):
             fail("unknown-codec", f"the codec {name} is unknown", place)
+        if "given" in segment and (name == "labels" or not CODECS[name].takes_given):
+            fail("bad-field", f"{name} uses no given tasks", f"{place}.given")
+        if name == "labels":
+            continue
         forms[i] = _placed(place, CODECS[name].form, params)
         if CODECS[name].payload_bytes(shapes[i], params) not in (None, segment["bytes"]):
             fail("payload-size", "the payload has another size", place)
@@ -160,8 +171,17 @@ def _forms(task: Json, shapes: list[list[Shape]], where: str) -> list[Json | Non
     return forms
 
 
-def _decode(segment: Json, payload: bytes, shapes: list[Shape], where: str) -> list[Tensor]:
-    return _placed(where, CODECS[segment["codec"]].decode, payload, shapes, segment["params"])
+def _given(tensors: list[Tensor], where: str) -> list[bytes]:
+    """The packed signs of one given segment."""
+    signs = signs_of(tensors)
+    if signs is None:
+        fail("segment-reference", "a given segment holds no signs", where)
+    return signs
+
+
+def _decode(segment: Json, payload: bytes, shapes: list[Shape], given: list[list[bytes]], where: str) -> list[Tensor]:
+    extra = [given] if given else []
+    return _placed(where, CODECS[segment["codec"]].decode, payload, shapes, segment["params"], *extra)
 
 
 def _placed(where: str, function: Any, *arguments: Any) -> Any:

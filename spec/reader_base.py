@@ -6,11 +6,12 @@ Written from spec/README.md and spec/codecs.md with the standard library alone; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 Shape = tuple[int, ...]
 Params = dict[str, Any]
+Given = Sequence[Sequence[bytes]]  # of each given task, the packed signs of every tensor of the segment
 COMPRESSIONS = ("none", "zstd")
 WINDOW = 1 << 20
 STEERING = {*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000), 0x61C, 0x200E, 0x200F, 0x2028, 0x2029}
@@ -41,7 +42,8 @@ class Codec(NamedTuple):
     form: Callable[[Params], Params]
     decoded_bytes: Callable[[list[Shape], Params], int]
     payload_bytes: Callable[[list[Shape], Params], int | None]
-    decode: Callable[[bytes, list[Shape], Params], list[Tensor]]
+    decode: Callable[..., list[Tensor]]  # of payload, shapes, parameters and, if it takes them, given signs
+    takes_given: bool = False
 
 
 def fail(reason: str, message: str, where: str = "") -> NoReturn:

@@ -15,6 +15,7 @@ import reader_signs
 from reader_base import (
     STEERING,
     Codec,
+    Given,
     Params,
     Sections,
     Shape,
@@ -164,11 +165,11 @@ def predictive_form(params: Params) -> Params:
     return quantized_form(params, *reader_signs.EXTRA)
 
 
-def predictive_decode(payload: bytes, shapes: list[Shape], params: Params) -> list[Tensor]:
+def predictive_decode(payload: bytes, shapes: list[Shape], params: Params, given: Given = ()) -> list[Tensor]:
     sections = Sections(payload, params["compression"])
-    taken = reader_signs.take(sections, shapes, params)
+    taken = reader_signs.take(sections, shapes, params, is_given=bool(given))
     scales = _scales(sections, shapes, params)
-    return _assembled(reader_signs.unpack(taken, shapes, params), *scales, shapes, params)
+    return _assembled(reader_signs.unpack(taken, shapes, params, given), *scales, shapes, params)
 
 
 # --- sparse -------------------------------------------------------------------------------------------------------
@@ -274,5 +275,5 @@ VALUE_CODECS = {"raw": RAW, "signs": SIGNS, "codebook": CODEBOOK}
 SPARSE = Codec(
     sparse_form, lambda shapes, params: 32 * params["entries"] + 16 * len(shapes), lambda s, p: None, sparse_decode
 )
-PREDICTIVE = Codec(predictive_form, reader_signs.decoded_bytes, lambda s, p: None, predictive_decode)
+PREDICTIVE = Codec(predictive_form, reader_signs.decoded_bytes, lambda s, p: None, predictive_decode, takes_given=True)
 CODECS = {**VALUE_CODECS, "sparse": SPARSE, "predictive-signs": PREDICTIVE}

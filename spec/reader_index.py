@@ -11,6 +11,7 @@ import re
 import unicodedata
 from typing import Any
 
+import reader_given
 from reader_base import STEERING, Shape, fail, numel
 
 DEPTH, STRING, NAME, TASKS, TENSORS, SEGMENTS = 16, 65_536, 255, 4096, 65_535, 65_535
@@ -23,7 +24,7 @@ INDEX = {"backbone": dict, "tasks": list, "requires?": list}
 BACKBONE = {"name?": str, "fingerprint?": str}
 TASK = {"name": str, "method": str, "groups": list, "segments": list}
 TASK |= {"head?": dict, "labels?": dict, "data?": dict, "metadata?": dict}
-SEGMENT = {"bytes": int, "codec": str, "params": dict, "skip?": bool}
+SEGMENT = {"bytes": int, "codec": str, "params": dict, "skip?": bool, "given?": list}
 GROUP = {"method": str, "params": dict, "sites": list, "tensors": dict, "blocks?": list}
 ROW = {"shape": list, "segment": int}
 LABELS = {"count": int, "segment": int}
@@ -134,11 +135,7 @@ def check_counts(values: list[Any], least: int, where: str) -> None:
 def parse_index(text: bytes) -> Json:
     """The index with every rule of the page checked that needs no payload, no codec and no method."""
     top = loads(text)
-    if type(top) is dict and type(top.get("requires")) is list:
-        if not all(isinstance(name, str) for name in top["requires"]):
-            fail("bad-field", "a feature is a name", "index.requires")
-        if top["requires"]:
-            fail("unknown-feature", f"the file needs {top['requires'][0]}", "index.requires")
+    reader_given.check_requires(top)
     index = take(top, INDEX, "index")
     backbone = take(index["backbone"], BACKBONE, "index.backbone")
     check_names(backbone, ("name",), "index.backbone")
@@ -154,6 +151,7 @@ def parse_index(text: bytes) -> Json:
         _check_task(task, f"index.tasks[{i}]")
     if len({unicodedata.normalize("NFC", task["name"]) for task in tasks}) != len(tasks):
         fail("duplicate-name", "two tasks have one name", "index.tasks")
+    reader_given.check_given(tasks, [shapes_of(task) for task in tasks], index.get("requires", []))
     return {"backbone": backbone, "tasks": tasks}
 
 
@@ -180,6 +178,7 @@ def _segment(value: Any, where: str) -> Json:
     segment = take(value, SEGMENT, where)
     check_names(segment, ("codec",), where)
     check_counts([segment["bytes"]], 0, where)
+    reader_given.check_names(segment, f"{where}.given")
     return segment
 
 
@@ -258,6 +257,14 @@ def rows_of(task: Json) -> list[tuple[str, str, str, Shape, int]]:
         for role, row in group["tensors"].items()
     ]
     return found + [("head", "", r, tuple(row["shape"]), row["segment"]) for r, row in task.get("head", {}).items()]
+
+
+def shapes_of(task: Json) -> list[list[Shape]]:
+    """The shapes of each segment's tensors, in file order; the references are checked already."""
+    found: list[list[Shape]] = [[] for _ in task["segments"]]
+    for *_, shape, number in rows_of(task):
+        found[number].append(shape)
+    return found
 
 
 def _check_task(task: Json, where: str) -> None:

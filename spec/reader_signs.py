@@ -6,10 +6,11 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import sign_reader
-from reader_base import Params, Sections, Shape, choose, elements, fail, numel, packed_bytes
+from reader_base import Given, Params, Sections, Shape, choose, elements, fail, numel, packed_bytes
 
 EXTRA = ("join", "lam", "pooled", "units")
 SIGNS = 1 << 26
@@ -113,24 +114,36 @@ def place(stream: Stream, index: int, kind: int, unit: int) -> tuple[int, int]:
 # --- payload ------------------------------------------------------------------------------------------------------
 
 
-def take(sections: Sections, shapes: list[Shape], params: Params) -> list[tuple[Stream, bytes, bool]]:
+def cells(s: Stream, shapes: list[Shape], params: Params) -> Iterator[tuple[int, int, int, int, int]]:
+    """Every sign of a stream: its matrix and place (row-major) in the segment; its matrix, channel and unit here."""
+    for index, entry in enumerate(s.entries):
+        for kind, i in enumerate(entry):
+            rows, columns = shapes[i]
+            is_down = rows_are_units(i, shapes[i], params)
+            for k in range(rows * columns):
+                row, column = divmod(k, columns)
+                m, u = place(s, index, kind, row if is_down else column)
+                yield i, k, m, column if is_down else row, u
+
+
+def take(sections: Sections, shapes: list[Shape], params: Params, is_given: bool) -> list[tuple[Stream, bytes, bool]]:
     """Each stream with its stored bytes, and whether those are words (else plain bits)."""
     found = []
     for stream in streams_of(shapes, params):
         size = sections.number()
         plain = sum(packed_bytes(numel(shapes[i]), 1) for i in stream.members)
-        if size and (size >= plain or stream.U == 1):
+        if size and (size >= plain or (stream.U == 1 and not is_given)):
             fail("bad-stream", "a stream that saves nothing")
         found.append((stream, sections.take(size or plain), size > 0))
     return found
 
 
-def unpack(taken: list[tuple[Stream, bytes, bool]], shapes: list[Shape], params: Params) -> bytes:
+def unpack(taken: list[tuple[Stream, bytes, bool]], shapes: list[Shape], params: Params, given: Given) -> bytes:
     """The packed bits of all matrices, by position, as the codec `signs` stores them."""
     packed: dict[int, bytes] = {}
     for stream, data, is_coded in taken:
         if is_coded:
-            packed |= _decoded(stream, data, shapes, params)
+            packed |= _decoded(stream, data, shapes, params, given)
             continue
         for i in stream.members:
             size = packed_bytes(numel(shapes[i]), 1)
@@ -138,23 +151,32 @@ def unpack(taken: list[tuple[Stream, bytes, bool]], shapes: list[Shape], params:
     return b"".join(packed[i] for i in range(len(shapes)))
 
 
-def _decoded(s: Stream, data: bytes, shapes: list[Shape], params: Params) -> dict[int, bytes]:
-    least = s.M * s.C + min(2, s.C) * (s.M * (s.U - 1) - s.padding)
-    if len(data) < -(-least // 32) * 4:
+def least_bits(s: Stream, is_given: bool) -> int:
+    """B: signs that are certain to take a bit."""
+    if not is_given:
+        return s.M * s.C + min(2, s.C) * (s.M * (s.U - 1) - s.padding)
+    v = min(s.U, 8)
+    return min(2, s.C) * (s.M * v - max(0, s.padding - s.U + v))
+
+
+def _decoded(s: Stream, data: bytes, shapes: list[Shape], params: Params, given: Given) -> dict[int, bytes]:
+    if len(data) < -(-least_bits(s, bool(given)) // 32) * 4:
         fail("bad-stream", "fewer words than any signs take")
     pooled = params["pooled"] and s.kinds == 2
+    earlier = tuple(_laid_out(s, packed, shapes, params) for packed in given)
     try:
-        signs = sign_reader.decode(data, s.M, s.C, s.U, params["lam"], pooled, s.kinds, s.padding)
+        signs = sign_reader.decode(data, s.M, s.C, s.U, params["lam"], pooled, s.kinds, s.padding, earlier)
     except sign_reader.BadStream as error:
         fail("bad-stream", str(error))
-    found = {}
-    for index, entry in enumerate(s.entries):
-        for kind, i in enumerate(entry):
-            rows, columns = shapes[i]
-            is_down, number = rows_are_units(i, shapes[i], params), 0
-            for k in range(rows * columns):
-                row, column = divmod(k, columns)
-                m, u = place(s, index, kind, row if is_down else column)
-                number |= signs[m][column if is_down else row][u] << k
-            found[i] = number.to_bytes(packed_bytes(rows * columns, 1), "little")
-    return found
+    found = {i: bytearray(packed_bytes(numel(shapes[i]), 1)) for i in s.members}
+    for i, k, m, c, u in cells(s, shapes, params):
+        found[i][k // 8] |= signs[m][c][u] << k % 8
+    return {i: bytes(packed) for i, packed in found.items()}
+
+
+def _laid_out(s: Stream, packed: Sequence[bytes], shapes: list[Shape], params: Params) -> sign_reader.Signs:
+    """The signs of a given task in the places of this stream; padding is 0."""
+    signs = [[[0] * s.U for _ in range(s.C)] for _ in range(s.M)]
+    for i, k, m, c, u in cells(s, shapes, params):
+        signs[m][c][u] = packed[i][k // 8] >> k % 8 & 1
+    return signs

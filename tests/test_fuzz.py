@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterpack.adapter import Adapter
+from adapterpack.adapter import Adapter, Branch, Site
 from adapterpack.container import framing
 from adapterpack.container.limits import Limits
 from adapterpack.errors import AdapterPackError
 from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.cross import cross_coded
 from adapterpack.packing.sizes import describe_file, describe_tensors
+from adapterpack.quantize import quantize_latent
 from tests import factories
 
 LIMITS = Limits(decoded_bytes=4 << 20)
@@ -32,6 +34,20 @@ GOOD["forms"] = factories.pack(
         for form in factories.FORMS
     )
 )
+
+
+def one_of_three(name: str, own: int) -> Adapter:
+    """A task that began as the others did: their numbers, and some of its own."""
+    shapes = {"down": (8, 96), "up": (96, 8)}
+    tensors = {
+        role: quantize_latent(factories.numbers(600 + i, shape) + factories.numbers(own + i, shape, 0.03), 1)
+        for i, (role, shape) in enumerate(shapes.items())
+    }
+    branch = Branch(Site("blocks.0.mlp"), "adaptformer", {"scale": 0.1}, tensors)
+    return factories.make("adaptformer", name, branches=[branch])
+
+
+GOOD["cross-task"] = cross_coded(factories.pack(*(one_of_three(name, 10 * i) for i, name in enumerate("abc", 61))))
 INDEXES = {name: factories.index_of(data) for name, data in GOOD.items()}
 names = st.sampled_from(sorted(GOOD))
 
@@ -67,6 +83,7 @@ def read_measured(data: bytes) -> list[Adapter] | None:
 
 
 def test_the_good_files_are_good() -> None:
+    assert [task["segments"][0].get("given") for task in INDEXES["cross-task"]["tasks"]][:2] == [None, ["a"]]
     for data in GOOD.values():
         assert read_measured(data)
 
@@ -141,6 +158,9 @@ LISTS: list[Any] = [
     [1] * 8,
     [[]],
     ["x"],
+    ["a"],
+    ["b", "a"],
+    ["cross-task"],
     {},
     {"x": 1},
     {"codec": "raw"},

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adapterpack.codecs import CODECS
+from adapterpack.codecs import CODECS, _sign_given
 from adapterpack.codecs import _sign_layout as layout
 from adapterpack.codecs import _sign_tables as tables
 from adapterpack.codecs.predictive import MAX_SIGNS
@@ -85,6 +85,8 @@ def test_layout_and_decoded_bytes_agree(segment: Any, plain: dict[str, ModuleTyp
         assert (mine.padding, mine.kinds, part.units) == (stream.padding, stream.kinds, stream.units)
         assert mine.pooled == (params["pooled"] and stream.kinds == 2)
         assert part.transposed == {i for i in stream.members if signs.rows_are_units(i, shapes[i], params)}
+        for is_given in (False, True):
+            assert mine.least_bytes(is_given=is_given) == -(-signs.least_bits(stream, is_given) // 32) * 4
         mine.check()  # what the page says follows from its rules
     assert CODECS["predictive-signs"].decoded_bytes(shapes, params) == signs.decoded_bytes(shapes, params)
 
@@ -126,6 +128,14 @@ def test_limits_and_tables_of_the_page() -> None:
         assert text in PAGE
     for limit in (tables.MU_LIMIT, tables.X_LIMIT, tables.Y_LIMIT, tables.STEP_LIMIT):
         assert f", {limit})" in PAGE
+    for text in (
+        f"{_sign_given.CLASSES} weights",
+        f"H is {_sign_given.FIRST_H:,}",
+        f"z = {_sign_given.ONE:.0f}·t₁",
+        f"⌊256·g/H⌋, {_sign_given.STEP_LIMIT})",
+        f"clamp(t₁·(t₂ + … + tₙ), {_sign_given.MOST}) + ",
+    ):
+        assert text in " ".join(PAGE.split())
     assert MAX_SIGNS == 1 << 26 and "at most 2^26 weights" in PAGE
     assert tables.MAX_MATRICES * layout.SPLIT_UNITS == 16_384 and (tables.MAX_UNITS, tables.MAX_CHANNELS) == (512, 4096)
 

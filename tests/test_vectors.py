@@ -29,6 +29,7 @@ from adapterpack.container.parse import parse_index
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason
 from adapterpack.methods import METHODS
 from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.cross import cross_coded
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.tensors import Tensor
@@ -40,7 +41,8 @@ ROWS: list[dict[str, Any]] = json.loads((FOLDER / "index.json").read_text("utf-8
 GOOD = [row for row in ROWS if row["result"] == "ok"]
 BAD = [row for row in ROWS if row["result"] == "error"]
 READER = (
-    "reader", "reader_base", "reader_codecs", "reader_index", "reader_methods", "reader_signs", "sign_reader",
+    "reader", "reader_base", "reader_codecs", "reader_given", "reader_index", "reader_methods", "reader_signs",
+    "sign_reader",
 )  # fmt: skip
 
 
@@ -137,8 +139,10 @@ CANONICAL = [row for row in GOOD if row["writer"]]
 @pytest.mark.parametrize("row", CANONICAL, ids=names(CANONICAL))
 def test_good_vector_is_written_again(row: dict[str, Any]) -> None:
     bundle = open_bundle(data_of(row))
-    again = [encode_task(bundle.read(task), row["writer"]) for task in bundle.tasks]
-    assert join(again, bundle.backbone) == data_of(row)
+    is_cross = row["writer"] == "cross-task"
+    profile = "small" if is_cross else row["writer"]
+    again = join([encode_task(bundle.read(task), profile) for task in bundle.tasks], bundle.backbone)
+    assert (cross_coded(again) if is_cross else again) == data_of(row)
 
 
 def test_every_codec_and_method_has_a_good_vector(second: dict[str, ModuleType]) -> None:
@@ -147,6 +151,11 @@ def test_every_codec_and_method_has_a_good_vector(second: dict[str, ModuleType])
     methods = {group.method for index in indexes for task in index.tasks for group in task.groups}
     assert codecs >= set(second["reader_codecs"].CODECS) | {"labels"}
     assert methods == set(METHODS) == set(second["reader_methods"].METHODS)
+    assert (
+        {segment.codec for index in indexes for task in index.tasks for segment in task.segments if segment.given}
+        == {name for name, codec in CODECS.items() if codec.takes_given}
+        == {name for name, codec in second["reader_codecs"].CODECS.items() if codec.takes_given}
+    )
     assert set(second["reader_codecs"].CODECS) == set(CODECS)
 
 
@@ -237,6 +246,13 @@ def many_tasks(count: int) -> dict[str, Any]:
     return {"backbone": {}, "tasks": [{**task, "name": str(i)} for i in range(count)]}
 
 
+def given_tasks(count: int) -> dict[str, Any]:
+    index = {**many_tasks(count + 1), "requires": ["cross-task"]}
+    *before, last = index["tasks"]
+    given = {**last["segments"][0], "given": [task["name"] for task in before]}
+    return {**index, "tasks": [*before, {**last, "segments": [given]}]}
+
+
 STAR = ["blocks.*.a"]
 WIDE = sorted(f"blocks.*.s{i:05}" for i in range(13_107))  # 5 · 13,107 = 65,535
 
@@ -255,6 +271,7 @@ LIMITS: dict[str, tuple[Any, Any, str]] = {
     "tensors": (group_text([0, 5], WIDE, [1]), group_text([0, 5], [*WIDE, "blocks.*.t"], [1]), "limit-exceeded"),
     "tasks": (many_tasks(4096), many_tasks(4097), "limit-exceeded"),
     "site": (group_text([], ["a" * 255], [1]), group_text([], ["a" * 256], [1]), "bad-name"),
+    "given": (given_tasks(64), given_tasks(65), "limit-exceeded"),
 }
 
 
@@ -278,13 +295,14 @@ def test_decoded_bytes_at_and_one_below() -> None:
 
 def test_limits_of_both_readers_are_those_of_the_page(second: dict[str, ModuleType]) -> None:
     page = (SPEC / "README.md").read_text("utf-8")
-    index, reader = second["reader_index"], second["reader"]
+    index, reader, given = second["reader_index"], second["reader"], second["reader_given"]
     pairs = {
         "index, inflated": (limits.INDEX_BYTES, reader.INDEX),
         "head": (limits.HEAD_BYTES, reader.HEAD),
         "tasks": (limits.TASKS, index.TASKS),
         "tensors": (limits.TENSORS, index.TENSORS),
         "segments": (limits.SEGMENTS, index.SEGMENTS),
+        "tasks that a segment is given": (limits.GIVEN, given.GIVEN),
         "dimensions of a tensor": (limits.DIMENSIONS, index.DIMENSIONS),
         "elements of a tensor": (limits.ELEMENTS, index.ELEMENTS),
         "a name": (limits.NAME_BYTES, index.NAME),
@@ -368,8 +386,9 @@ def test_second_reader_runs_without_any_installed_package() -> None:
 
 def test_same_bytes_in_every_process() -> None:
     code = (
-        "import sys, hashlib; sys.path[:0] = ['spec', '.']; import vectors_good as v, vectors_signs as w; "
-        "print(hashlib.sha256(b''.join(x.data for x in (*v.good(), *w.good_signs()))).hexdigest())"
+        "import sys, hashlib; sys.path[:0] = ['spec', '.']; import vectors_good as v, vectors_signs as w, "
+        "vectors_cross as c; every = (*v.good(), *w.good_signs(), *c.good_cross()); "
+        "print(hashlib.sha256(b''.join(x.data for x in every)).hexdigest())"
     )
     sums = {run("-c", code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4242")}
     assert len(sums) == 1

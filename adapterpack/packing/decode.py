@@ -69,18 +69,19 @@ def codec_of(segment: Segment, where: str) -> Codec | None:
 
     Raises:
         UnsupportedVersionError: `unknown-codec`.
-        CorruptFileError: `bad-parameter` for parameters of class names, which have none.
+        CorruptFileError: `bad-parameter` for parameters of class names, which have none; `bad-field` for given tasks
+            that the codec does not use.
     """
     if segment.codec == labels.NAME and segment.params:
         raise CorruptFileError("class names have no parameters", Reason.BAD_PARAMETER, where)
-    if segment.skip or segment.codec == labels.NAME:
+    if segment.skip:
         return None
-    if segment.codec not in CODECS:
+    if segment.codec not in (*CODECS, labels.NAME):
         hint = "upgrade adapterpack"
         raise UnsupportedVersionError(f"the codec {segment.codec!r} is unknown", Reason.UNKNOWN_CODEC, where, hint)
-    codec = CODECS[segment.codec]
-    if segment.given and not codec.takes_given:
-        raise CorruptFileError(f"{codec.name} uses no given tasks", Reason.BAD_FIELD, f"{where}.given")
+    codec = CODECS.get(segment.codec)
+    if segment.given and not (codec and codec.takes_given):
+        raise CorruptFileError(f"{segment.codec} uses no given tasks", Reason.BAD_FIELD, f"{where}.given")
     return codec
 
 
