@@ -43,10 +43,12 @@ def dumps(folder: Path, method: str, dim: int) -> list[Path]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:.* does not say which backbone:UserWarning")
 @pytest.mark.parametrize("dim", [1, 32])
 @pytest.mark.parametrize("method", METHODS)
-def test_there_and_back(petl_vit: Path, tmp_path: Path, method: str, dim: int) -> None:
+def test_there_and_back(petl_vit: Path, tmp_path: Path, backbone: Any, method: str, dim: int) -> None:
     before = after = 0
+    frozen = fingerprint(backbone.state_dict())
     for source in dumps(petl_vit, method, dim):
         packed = tmp_path / f"{source.stem}.apk"
         pack(source, packed)
@@ -56,10 +58,15 @@ def test_there_and_back(petl_vit: Path, tmp_path: Path, method: str, dim: int) -
         unpack(packed, tmp_path / "back.bin", to="petl-vit", force=True)
         assert (tmp_path / "back.bin").read_bytes() == source.read_bytes()
         assert (tmp_path / "back.yaml").read_bytes() == source.with_suffix(".yaml").read_bytes()
+        with adapterpack.load(bundle, backbone) as loaded:
+            sites = loaded.folded if method.startswith("lora") else loaded.attached
+            assert len(sites) == (24 if method.startswith("lora") else 12)
+            assert f"num_class: {loaded.classes}\n" in source.with_suffix(".yaml").read_text()
         if dim == 32:
             assert packed.stat().st_size < source.stat().st_size
         before += source.stat().st_size
         after += packed.stat().st_size
+    assert fingerprint(backbone.state_dict()) == frozen
     assert after <= LARGEST[method, dim] * before, f"{after / before:.4f}"
 
 
