@@ -182,7 +182,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise CallError(f"{path} is no regular file", Reason.NOT_A_FILE, hint="give a file name for the output")
     if not force:
-        raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force (force=True) to replace it")
+        raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force to replace it")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> None:

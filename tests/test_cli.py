@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from adapterpack_cli import _output
 from adapterpack_cli.main import _COMMANDS, cli, main
 from tests import factories
 
+verify_module: Any = importlib.import_module("adapterpack_cli.verify")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -219,8 +222,106 @@ def test_json_is_one_object_and_nothing_else(folder: Path, run: Run, words: list
 
 
 def test_json_of_an_error_leaves_standard_output_empty(folder: Path, run: Run) -> None:
-    done = run("inspect", "--json", "cifar.apk", "cut.apk")
-    assert done.status == 1 and done.out == ""
+    for words in (["split", "cut.apk", "-o", "x"], ["bundle", "cifar.apk", "cut.apk", "-o", "x.apk"]):
+        done = run(*words, "--json")
+        assert done.status == 1 and done.out == ""
+
+
+def test_inspect_goes_on_after_a_bad_file(folder: Path, run: Run) -> None:
+    done = run("inspect", "cut.apk", "cifar.apk", "none.apk", "dtd.apk")
+    assert done.status == 1  # the first bad file's
+    assert "cifar.apk" in done.out and "dtd.apk" in done.out and "cut.apk" not in done.out
+    assert done.err.splitlines()[-1].startswith("error: 2 of 4 files: cut.apk: ")
+    assert done.err.count("cut.apk") == 1 and "note: none.apk: no such file" in done.err
+    done = run("inspect", "--json", "none.apk", "cifar.apk", "cut.apk")
+    found = one_object(done.out)
+    assert done.status == 2 and [file["path"] for file in found["files"]] == ["cifar.apk"]
+    assert [(bad["path"], bad["reason"]) for bad in found["errors"]] == [
+        ("none.apk", "missing-file"), ("cut.apk", "truncated")
+    ]  # fmt: skip
+    assert all(bad["error"].startswith(f"{bad['path']}: ") for bad in found["errors"])
+    assert "errors" not in one_object(run("inspect", "--json", "cifar.apk").out)
+    found = one_object(run("inspect", "cut.apk", "--json").out)
+    assert found["files"] == [] and len(found["errors"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "cifar.apk", "{}"],
+        ["verify", "{}"],
+        ["verify", "cifar.apk", "{}"],
+        ["bundle", "dtd.apk", "{}", "-o", "new.apk"],
+        ["split", "{}", "-o", "new"],
+        ["unpack", "{}", "-o", "new", "--to", "safetensors"],
+        ["load", "{}", "--backbone", "none.safetensors"],
+    ],
+)
+@pytest.mark.parametrize("file", ["cut.apk", "bad.apk", "newer.apk", "android.apk", "none.apk", "a\tb.apk"])
+def test_errors_name_the_file_once(folder: Path, run: Run, words: list[str], file: str) -> None:
+    (folder / "a\tb.apk").write_bytes((folder / "cut.apk").read_bytes())
+    if file == "bad.apk" and words[0] in ("inspect", "load"):
+        return  # its head is fine
+    done = run(*(word.format(file) for word in words))
+    assert done.status and done.err.count(file.replace("\t", r"\t")) == 1
+
+
+def test_plurals_and_options(folder: Path, run: Run) -> None:
+    assert "1 task " in run("verify", "cifar.apk").out and "2 tasks " in run("verify", "all.apk").out
+    assert "1 of 1" not in run("verify", "bad.apk").err
+    err = run("bundle", "cifar.apk", "-o", "dtd.apk").err
+    assert err == "error: dtd.apk exists already; use --force to replace it\n"
+    done = run("split", "all.apk", "-o", "dtd.apk")
+    assert done.status == 2 and "dtd.apk is a file" in done.err and "folder" in done.err
+    done = run("pack", "cifar.apk", "-o", "dtd.apk")
+    assert "=True" not in done.err
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 matrices"), (1, "1 matrix"), (1234, "1,234 matrices")])
+def test_counted(count: int, text: str) -> None:
+    assert _output.counted(count, "matrix", "matrices") == text
+    assert _output.counted(1, "task") == "1 task" and _output.counted(2, "task") == "2 tasks"
+
+
+def test_a_bundle_is_verified_task_by_task(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task is a step of the progress, and many tasks of one file are shared out among processes."""
+    data = bytearray(factories.pack(*(factories.make("lora", f"t{i:02}") for i in range(40))))
+    (folder / "forty.apk").write_bytes(data)
+    opened = adapterpack.open(folder / "forty.apk")
+    steps: list[int] = []
+    pools: list[int] = []
+
+    class Pool(verify_module.ProcessPoolExecutor):
+        def __init__(self, workers: int, **more: Any) -> None:
+            pools.append(workers)
+            super().__init__(workers, **more)
+
+    @contextlib.contextmanager
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+        assert total == 40
+        yield lambda count=1: steps.append(count)
+
+    monkeypatch.setattr(_output, "progress", progress)
+    monkeypatch.setattr(verify_module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
+    (found,) = one_object(run("verify", "--json", "forty.apk").out)["files"]
+    assert found["tasks"] == list(opened.tasks) and found["digest"] == opened.digest
+    assert pools == [2] and sum(steps) == 40 and len(steps) > 2
+    data[-1] ^= 1
+    data[-3 * len(data) // 4] ^= 1
+    (folder / "forty.apk").write_bytes(data)
+    with pytest.raises(adapterpack.CorruptFileError) as first:
+        list(adapterpack.open(folder / "forty.apk").verify())
+    done = run("verify", "--json", "forty.apk")
+    assert done.status == 1 and one_object(done.out)["files"][0]["where"] == first.value.where
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 1)
+    assert one_object(run("verify", "--json", "forty.apk").out) == one_object(done.out)
+
+
+def test_tensors_tell_bits_and_codec(folder: Path, run: Run) -> None:
+    out = run("inspect", "--tensors", "cifar.apk").out
+    header = next(line for line in out.splitlines() if line.startswith("site")).split()
+    assert header == ["site", "role", "method", "tensors", "shape", "codec", "bits", "bits/weight"]
 
 
 # --- inspect
@@ -394,7 +495,20 @@ def test_labels(petl_vit: Path, folder: Path, run: Run) -> None:
     assert adapterpack.open(folder / "new.apk").read().labels == tuple(f"class {i}" for i in range(100))
     (folder / "labels.txt").write_text("one\n", "utf-8")
     done = run("pack", source, "-o", "other.apk", "--labels", "labels.txt")
-    assert done.status == 1 and "100" in done.err
+    assert done.status == 2 and "100" in done.err
+
+
+def test_unpack_prints_every_file_it_wrote(petl_vit: Path, folder: Path, run: Run) -> None:
+    source = petl_vit / "lora" / "cifar-bit1-dim1.bin"
+    assert run("pack", source, "-o", "new.apk", "--set", "input_size=3x64x64", "--set", "mean=0.5,0.5,0.5").status == 0
+    data = adapterpack.open(folder / "new.apk").read().data
+    assert data is not None and (data.input_size, data.mean) == ((3, 64, 64), (0.5, 0.5, 0.5))
+    assert run("unpack", "new.apk", "-o", "back", "--to", "petl-vit").out == "wrote back.bin and back.yaml\n"
+    found = one_object(run("unpack", "new.apk", "-o", "back", "--to", "petl-vit", "--json", "--force").out)
+    size = sum((folder / name).stat().st_size for name in ("back.bin", "back.yaml"))
+    assert found == {"path": "back.bin", "paths": ["back.bin", "back.yaml"], "form": "petl-vit", "bytes": size}
+    assert run("pack", source, "-o", "-").status == 2 and "name a file" in run("pack", source, "-o", "-").err
+    assert run("pack", source, "-o", "y.apk", "--task", "").status == 2
 
 
 # --- the rest

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from adapterpack import _files
 from adapterpack.adapter import Adapter, Branch, Head, Site
 from adapterpack.converters._base import Hints
 from adapterpack.converters.petl_vit import PetlVit
@@ -166,6 +167,7 @@ GOOD = {
         ({"scale": "1.0\nscale: 2.0"}, "duplicate-key"),
         ({"dim": "4\n\n"}, "bad-source"),
         ({"dim": "4 # four"}, "bad-source"),
+        ({"dim": "4\n# \x0b"}, "bad-source"),
         ({"dataset": "räder"}, "bad-source"),
     ],
 )
@@ -279,16 +281,14 @@ def test_half_a_pair_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         PETL.write(petl_adapter(), tmp_path / "x.bin", force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
-    import adapterpack.converters._base as base
-
-    real = base.write_atomic
+    real = _files.write_atomic
 
     def full_disk(path: Path, data: bytes, *, force: bool) -> None:
         if path.suffix == ".bin":
             raise CorruptFileError("no space", Reason.IO)
         real(path, data, force=force)
 
-    monkeypatch.setattr(base, "write_atomic", full_disk)
+    monkeypatch.setattr(_files, "write_atomic", full_disk)
     with pytest.raises(CorruptFileError, match="no space"):
         PETL.write(petl_adapter(), tmp_path / "x.bin", force=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.bin": b"old"}

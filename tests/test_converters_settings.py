@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapterpack.converters import settings
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, CallError
 
 
 def test_flat_yaml() -> None:
@@ -87,6 +87,13 @@ def test_two_places_must_agree_unless_the_caller_decides() -> None:
     with pytest.raises(AdapterPackError) as caught:
         settings.select({"bit": 1, "bits": 2}, "x")
     assert caught.value.reason == "conflicting-settings"
+    with pytest.raises(AdapterPackError, match=r"--set scale=… \(settings={'scale': …}\)"):
+        settings.combine(places, {})
+    with pytest.raises(AdapterPackError, match=r"--set scale="):
+        settings.require({}, "scale")
+    with pytest.raises(CallError) as caught:
+        settings.combine(places, {"scale": "big"})
+    assert caught.value.reason == "bad-call"
     with pytest.raises(AdapterPackError, match="sclae") as caught:
         settings.combine(places, {"sclae": 1.0})
     assert caught.value.reason == "bad-call"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapterpack.adapter import Adapter
+from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.converters._base import Hints
 from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.converters.spt_mask import SptMask
@@ -209,6 +209,20 @@ def test_spt(variant: str) -> None:
     bare = adapter_from(state, {}, Hints(), "run", mask)
     assert bare.adapter.same_as(imported.adapter)
     assert "not compared" in bare.notes[-1]
+
+
+def test_recipes_keep_their_preprocessing_at_the_backbones_size() -> None:
+    own = DataSettings((3, 32, 48), (0.4,) * 3, (0.2,) * 3, "bilinear", 0.9, "center")
+    imagenet = DataSettings((3, 32, 48), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    hints = replace(HINTS, data=own)
+    assert adapter_from(consolidator_state(), {"reorder": True}, hints, "run").adapter.data == imagenet
+    state, mask = spt_state()
+    assert adapter_from(state, {}, hints, "run", mask).adapter.data == imagenet
+    assert adapter_from(head(), {}, hints, "run").adapter.data == own
+    assert adapter_from(head(), {}, HINTS, "run").adapter.data is None
+    grey = replace(hints, data=replace(own, input_size=(1, 8, 8), mean=(0.1,), std=(0.3,)))
+    found = adapter_from(consolidator_state(), {"reorder": True}, grey, "run").adapter.data
+    assert found == DataSettings((1, 8, 8), (0.1,), (0.3,))
 
 
 def test_plain_names() -> None:

@@ -13,7 +13,7 @@ from timm.data import create_transform
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CorruptFileError, MissingFileError, UnsupportedAdapterError
-from adapterpack.runtime.images import read_image, top_classes
+from adapterpack.runtime.images import check_image, read_image, read_pixels, top_classes
 from tests._vit import vit
 
 
@@ -52,6 +52,37 @@ def test_modes(tmp_path: Path, mode: str) -> None:
     assert read_image(path, DataSettings((3, 16, 16))).shape == (3, 16, 16)
     grey = DataSettings((1, 16, 16), (0.5,), (0.5,))
     assert read_image(path, grey).shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_16_bits_are_scaled_to_8(tmp_path: Path, name: str) -> None:
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(ramp).save(tmp_path / name)
+    expected = np.round(ramp / 257)
+    for channels in (1, 3):
+        zeros, ones = (0.0,) * channels, (1.0,) * channels
+        found = read_pixels(tmp_path / name, DataSettings((channels, 256, 256), zeros, ones, "nearest"))
+        assert found.dtype == np.uint8
+        assert all(np.array_equal(plane, expected) for plane in found)
+
+
+def test_32_bit_pixels_are_not_cut(tmp_path: Path) -> None:
+    settings = DataSettings((1, 16, 16), (0.0,), (1.0,), "nearest")
+    Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16)).save(tmp_path / "a.tif")
+    assert np.array_equal(read_pixels(tmp_path / "a.tif", settings)[0].reshape(-1), np.arange(256))
+    for values in (np.full((16, 16), 256, np.int32), np.full((16, 16), 300.0, np.float32)):
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        with pytest.raises(CorruptFileError, match=r"a\.tif.*(256|300)"):
+            read_pixels(tmp_path / "a.tif", settings)
+
+
+def test_images_can_be_checked_alone(tmp_path: Path) -> None:
+    check_image(picture(tmp_path / "a.png"))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    with pytest.raises(CorruptFileError, match=r"b\.png"):
+        check_image(tmp_path / "b.png")
+    with pytest.raises(MissingFileError):
+        check_image(tmp_path / "c.png")
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone, Branch, Head, Site
 from adapterpack.container import limits, strict_json
 from adapterpack.container.limits import Limits
-from adapterpack.errors import AdapterPackError, CallError, Reason
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.join import common_backbone
 from adapterpack.packing.options import Options
@@ -515,7 +516,57 @@ def test_settings_and_tensors_are_described() -> None:
     assert [(row["part"], row["role"], row["tensors"]) for row in rows] == [
         ("adapter", "down", 6), ("adapter", "up", 6), ("head", "bias", 1), ("head", "weight", 1)
     ]  # fmt: skip
+    assert [row["bits"] for row in rows] == [1, 1, 32, 32]
+    assert all(row.keys() == rows[0].keys() and row["codec"] for row in rows)
     assert describe_file(open_bundle(pack(make("lora"))))["tasks"][0]["settings"] == {"scale": 10.0, "dim": 4}
+
+
+def test_preprocessing_is_described() -> None:
+    found = describe_file(open_bundle(pack(make("lora"), make("spt", "none", data=None))))["tasks"]
+    assert found[0]["data"] == {
+        "input_size": [3, 224, 224], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0],
+        "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash",
+    }  # fmt: skip
+    assert found[1]["data"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_an_unknown_codec_has_no_width() -> None:
+    data = pack(make("lora"))
+    index = factories.index_of(data)
+    index["tasks"][0]["segments"][0]["codec"] = "from-the-future"
+    entry = open_bundle(factories.with_index(data, index)).index.tasks[0]
+    assert describe_tensors(entry)[0]["bits"] is None
+
+
+def test_errors_begin_with_the_name_of_the_file(tmp_path: Path) -> None:
+    data = pack(make("lora"), make("spt", "dtd"))
+    path = tmp_path / "x.apk"
+    for damaged in (data[:10], data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(damaged)
+        for source, prefix in ((path, f"{path}: "), (damaged, "")):
+            with pytest.raises(CorruptFileError) as error:
+                list(open_bundle(source).verify())
+            assert error.value.message.startswith(prefix) and error.value.message.count(str(path)) == bool(prefix)
+            assert "<bytes>" not in str(error.value)
+    for read in ("read", "content", "encoded"):
+        opened = open_bundle(path)
+        with pytest.raises(CorruptFileError) as error:
+            getattr(opened, read)("dtd")
+        assert error.value.message.startswith(f"{path}: segment")
+        path.unlink()
+        with pytest.raises(MissingFileError) as gone:  # names it already
+            getattr(opened, read)("cifar")
+        assert gone.value.message.count(str(path)) == 1
+        path.write_bytes(damaged)
+
+
+def test_some_tasks_can_be_verified() -> None:
+    data = pack(make("lora", "a"), make("lora", "b"), make("lora", "c"))
+    opened = open_bundle(data[:-1] + bytes([data[-1] ^ 1]))
+    assert list(opened.verify(["b", "a"])) == ["a", "b"] and list(opened.verify([])) == []
+    assert reason_of(lambda: list(opened.verify(["c"]))) == "checksum-mismatch"
+    assert reason_of(lambda: list(opened.verify(["d"]))) == "unknown-task"
 
 
 def test_overhead_is_small() -> None:

@@ -9,6 +9,7 @@ from adapterpack._files import PathSource
 from adapterpack._registry import Registry
 from adapterpack.converters._base import Converter, prefix_of
 from adapterpack.converters.checkpoint import Checkpoint
+from adapterpack.converters.petl_settings import yaml_places
 from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.converters.safetensors import Safetensors
 from adapterpack.errors import Reason, UnsupportedAdapterError, printable
@@ -49,6 +50,13 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
     raise UnsupportedAdapterError(
         f"{source} is {seen(source)}, which no converter reads", Reason.UNKNOWN_SOURCE, hint=hint
     )
+
+
+def inputs_of(source: Path) -> list[Path]:
+    """The paths at which a source's files may be: itself, and what belongs beside it."""
+    if not source.name:  # the current folder, or the root
+        return [source]
+    return [source, *yaml_places(source), source.with_suffix(".json"), *source.parent.glob("param_req_*.pth")]
 
 
 def seen(source: Path) -> str:

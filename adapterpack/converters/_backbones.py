@@ -51,7 +51,7 @@ def _size_of(name: str, backbone: Mapping[str, Any] | None) -> tuple[int, int]:
         return depth_of(backbone), len(backbone["norm.weight"])
     size = _NAME.match(name)
     if size is None:
-        hint = "give the settings depth and width, or --backbone"
+        hint = "give --backbone (backbone=…), or depth and width with --set (settings=…)"
         raise CallError(f"the size of the backbone {name[:80]!r} is not known", Reason.BAD_CALL, hint=hint)
     return _SIZES[size[1]]
 

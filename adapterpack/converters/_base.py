@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from adapterpack._files import PathSource, read_exactly
 from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
-from adapterpack.errors import AdapterPackError, CorruptFileError, Reason
+from adapterpack.converters._data import as_said
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
 
 F32 = NDArray[np.float32]
 SOURCE_BYTES = 4 << 30
@@ -31,7 +32,7 @@ class Hints:
         backbone_name: timm's name of the backbone.
         fingerprint: of the backbone, where the caller has it ("sha256:…").
         labels: class names in the head's row order.
-        data: preprocessing.
+        data: the backbone's preprocessing, for what the source does not say.
         settings: settings that the source lacks or that are to win over it, see `settings.KNOWN`.
         backbone: the frozen model's tensors by timm's names, float32, for dropping what was not trained.
     """
@@ -71,8 +72,11 @@ class Converter(Protocol):
         """
         ...
 
-    def write(self, adapter: Adapter, out: Path, *, force: bool) -> None:
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """Write the adapter in this form, all of its files or none.
+
+        Returns:
+            The files, the one that `read` takes first.
 
         Raises:
             UnsupportedAdapterError: `not-expressible`.
@@ -106,20 +110,33 @@ def finish(adapter: Adapter, hints: Hints) -> Adapter:
     """The adapter as the caller wants it described, its branches in canonical order.
 
     Raises:
-        CorruptFileError: `bad-labels` when there are more or fewer labels than classes.
+        CorruptFileError: `bad-labels` when the source has more or fewer labels than classes.
+        CallError: as `as_described`.
     """
-    labels = adapter.labels if hints.labels is None else hints.labels
-    if labels is not None and (adapter.head is None or adapter.head.classes != len(labels)):
-        classes = adapter.head.classes if adapter.head else 0
-        raise CorruptFileError(
-            f"{len(labels)} labels for {classes} classes", Reason.BAD_LABELS, hint="one label a class"
-        )
-    backbone = Backbone(hints.backbone_name or adapter.backbone.name, hints.fingerprint or adapter.backbone.fingerprint)
+    described = as_described(adapter, hints)
+    classes = adapter.head.classes if adapter.head else 0
+    if described.labels is not None and len(described.labels) != classes:
+        message = f"{len(described.labels)} labels for {classes} classes"
+        raise CorruptFileError(message, Reason.BAD_LABELS, hint="give one a class with --labels (labels=…)")
+    return replace(described, branches=tuple(sorted(adapter.branches, key=canonical_order)))
+
+
+def as_described(adapter: Adapter, hints: Hints) -> Adapter:
+    """The adapter with what the caller said of it in place.
+
+    Raises:
+        CallError: `bad-labels` when the caller gives more or fewer labels than classes; those of `_data.as_said`.
+    """
+    classes = adapter.head.classes if adapter.head else 0
+    if hints.labels is not None and len(hints.labels) != classes:
+        message = f"{len(hints.labels)} labels for {classes} classes"
+        raise CallError(message, Reason.BAD_LABELS, hint="give one a class, in the head's order")
     return replace(
         adapter,
         name=hints.task or adapter.name,
-        labels=labels,
-        data=hints.data or adapter.data,
-        backbone=backbone,
-        branches=tuple(sorted(adapter.branches, key=canonical_order)),
+        labels=adapter.labels if hints.labels is None else hints.labels,
+        data=as_said(adapter.data or hints.data, hints.settings),
+        backbone=Backbone(
+            hints.backbone_name or adapter.backbone.name, hints.fingerprint or adapter.backbone.fingerprint
+        ),
     )

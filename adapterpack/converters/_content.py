@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adapterpack.converters import _data
 from adapterpack.converters import settings as sidecar
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 
 STATE_KEYS = ("model", "state_dict")
 SETTINGS_KEYS = ("settings", "args", "config")
+# a path inside a file is nobody's order to open it; a trainer's own arguments of the other names mean anything
+_NOT_INSIDE = ("mask", *_data.NAMES)
 
 
 def state_of(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[tuple[str, dict[str, Any]]]]:
@@ -25,8 +28,7 @@ def state_of(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[tuple[
         values = content.get(key)
         values = vars(values) if type(values).__name__ == "Namespace" else values
         if isinstance(values, Mapping):
-            safe = {name: value for name, value in sidecar.select(values, key).items() if name != "mask"}
-            inside.append((key, safe))  # a path inside a file is nobody's order to open it
+            inside.append((key, sidecar.select({k: v for k, v in values.items() if k not in _NOT_INSIDE}, key)))
     return content[found[0]], inside
 
 

@@ -117,7 +117,9 @@ def _by_recipe(plains: Sequence[Plain], recipe: Callable[[Plain], bool] | None) 
     frozen = [plain.name for plain in plains if plain.place.kind == "frozen"]
     if recipe is None and frozen:
         message = f"{frozen[0]} and {len(frozen) - 1} more matrices belong to the backbone"
-        hint = "give it with --backbone to drop what was not trained, or list what was in the setting trained"
+        hint = (
+            "give --backbone (backbone=…) to drop what was not trained, or list what was: --set trained=… (settings=…)"
+        )
         raise CallError(message, Reason.BAD_CALL, hint=hint)
     return [plain for plain in plains if recipe is None or recipe(plain)]
 

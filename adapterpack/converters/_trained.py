@@ -199,7 +199,7 @@ def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], lis
     }
     if mask is None:
         if entries:
-            hint = "put the param_req_*.pth beside it or give the setting mask"
+            hint = "put the param_req_*.pth beside it, or give --set mask=… (settings={'mask': …})"
             raise CorruptFileError(f"{next(iter(entries))} needs SPT's mask file", Reason.MISSING_TENSOR, hint=hint)
         return branches, []
     need_plain(found, (*mask.vectors, "cls_token"), "SPT trains it in place")

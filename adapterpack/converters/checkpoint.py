@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ class Checkpoint:
         if not isinstance(content, Mapping):
             raise _bad(f"the file holds a {type(content).__name__}", "expected a state dict, or a dict that holds one")
         if "adapterpack" in content:
-            return Imported(finish(_own(content, hints), hints))
+            said = sidecar.only(hints.settings, (), "a checkpoint that describes itself")
+            return Imported(finish(_own(content), replace(hints, settings=said)))
         if content.keys() >= {"unstructured_indexes", "tuned_matrices"}:
             raise _bad(
                 "the file is an SPT mask, without any trained value", "give the checkpoint; the mask goes beside it"
@@ -84,9 +85,10 @@ class Checkpoint:
         mask = _mask_for(source, settings) if scheme_of(tensors).startswith("spt-") else None
         return adapter_from(tensors, settings, hints, source.stem, mask)
 
-    def write(self, adapter: Adapter, out: Path, *, force: bool) -> None:
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `read` gives the same adapter back, to the bit."""
         save_run(adapter, out, force=force)
+        return (out,)
 
 
 def save_run(adapter: Adapter, out: Path, *, training: Mapping[str, Any] | None = None, force: bool) -> None:
@@ -117,7 +119,7 @@ def load_run(source: Path) -> tuple[Adapter, Mapping[str, Any] | None]:
     content = load_file(source)
     if not isinstance(content, Mapping) or "adapterpack" not in content:
         raise _bad("the file is no checkpoint of this package", "give a run.ckpt that `adapterpack train` wrote")
-    return _own(content, Hints()), content.get("training")
+    return _own(content), content.get("training")
 
 
 def read_spt_mask(path: Path) -> SptMask:
@@ -194,16 +196,13 @@ def _refused(source: Path, text: str) -> CorruptFileError:
     )
 
 
-def _own(content: Mapping[Any, Any], hints: Hints) -> Adapter:
+def _own(content: Mapping[Any, Any]) -> Adapter:
     if content["adapterpack"] != FORM:
         raise UnsupportedAdapterError(f"checkpoint form {str(content['adapterpack'])[:40]!r}", Reason.NEWER_VERSION)
     if set(content) - {"adapterpack", "task", "tensors", "training"} or not isinstance(content.get("tensors"), Mapping):
         raise _bad(
             f"the file's entries are {sorted(map(str, content))}", "expected adapterpack, task, tensors, training"
         )
-    if hints.settings:
-        message = f"the setting {next(iter(hints.settings))} cannot change a checkpoint that describes itself"
-        raise CallError(message, Reason.BAD_CALL, hint="train or pack it anew instead")
     arrays = {str(name): _plain_array(value, str(name)) for name, value in content["tensors"].items()}
     return unflatten(content.get("task"), arrays)
 
@@ -270,7 +269,7 @@ def _mask_for(source: Path, settings: Mapping[str, Any]) -> SptMask | None:
     found = sorted(source.parent.glob("param_req_*.pth"))
     if len(found) > 1:
         message = f"{len(found)} masks lie beside {source.name}: {found[0].name}, {found[1].name}"
-        raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint="say which with the setting mask")
+        raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint=f"say which: {sidecar.how('mask')}")
     return read_spt_mask(found[0]) if found else None
 
 

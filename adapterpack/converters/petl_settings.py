@@ -5,6 +5,7 @@ Knows what the lines mean and how PyYAML spells them; the tensors are `petl_vit`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from adapterpack.converters._base import read_bytes
 from adapterpack.errors import AdapterPackError, CorruptFileError, MissingFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Quantized
 
+YAML_BYTES = 1 << 15  # with every character escaped, still a string that an index may hold
 METHODS = {"adaptformer": ("blocks.{}.mlp",), "lora": ("blocks.{}.attn.qkv[q]", "blocks.{}.attn.qkv[v]")}
 LEVELS = {1: "normal-l1", 2: "normal-l1", 4: "normal-l1", 8: "normal-l1-500"}  # 8 bits: what the public code stores
 
@@ -46,26 +48,32 @@ class Settings:
         return "".join(f"{name}: {_spelled(value)}\n" for name, value in asdict(self).items())
 
 
+NAMES = tuple(item.name for item in fields(Settings))
+
+
 def read_sidecar(source: Path) -> tuple[str | None, dict[str, Any]]:
-    """The YAML's text and values: beside the `.bin`, or under `configs/` as in the public repository."""
-    beside = source.with_suffix(".yaml")
-    elsewhere = source.absolute().parent.parent.parent / "configs" / source.absolute().parent.name / beside.name
-    for path in (beside, elsewhere):
+    """The YAML's text and values; see `yaml_places`."""
+    for path in yaml_places(source):
         if path.is_file():
-            data = read_bytes(path, sidecar.BYTES)
+            data = read_bytes(path, YAML_BYTES)
             return data.decode("latin-1"), sidecar.parse_yaml(data, path.name)
     return None, {}
 
 
+def yaml_places(source: Path) -> tuple[Path, Path]:
+    """Where the YAML of a `.bin` may be: beside it, or under `configs/` as in the public repository."""
+    beside = source.with_suffix(".yaml")
+    return beside, source.absolute().parent.parent.parent / "configs" / source.absolute().parent.name / beside.name
+
+
 def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings:
     """The seven settings, typed; exactly the seven may stand in the YAML."""
-    names = [item.name for item in fields(Settings)]
-    unknown = sorted(set(given) - set(names))
+    unknown = sorted(set(given) - set(NAMES))
     if unknown:
-        hint = f"PETL-ViT's are {', '.join(names)}"
+        hint = f"PETL-ViT's are {', '.join(NAMES)}"
         raise CorruptFileError(f"the YAML has the unknown key {unknown[0]}", Reason.BAD_SOURCE, hint=hint)
     values = sidecar.combine([("the YAML", sidecar.select(given, "the YAML"))], said)
-    missing = [name for name in names if name not in values]
+    missing = [name for name in NAMES if name not in values]
     if missing and not given:
         raise MissingFileError(
             "no .yaml beside the .bin", Reason.MISSING_FILE, hint="put it there: a .bin says nothing of itself"
@@ -74,7 +82,7 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
         raise CorruptFileError(
             f"the YAML does not give {', '.join(missing)}", Reason.MISSING_FIELD, hint="all seven are needed"
         )
-    settings = Settings(**{name: values[name] for name in names})
+    settings = Settings(**{name: values[name] for name in NAMES})
     if settings.plain_method not in METHODS or settings.bit not in LEVELS:
         message = f"method {settings.method!r} with {settings.bit} bit"
         hint = (
@@ -85,13 +93,17 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
 
 
 def with_source(adapter: Adapter, settings: Settings, text: str | None) -> Adapter:
-    """Keep what `settings_of` cannot derive from the adapter, and the YAML where it is spelled in its own way."""
+    """Keep what `settings_of` cannot derive from the adapter, and the YAML where it is spelled in its own way.
+
+    The spelling is kept as JSON spells a string, because an index holds no line break; it is not kept where the caller
+    changed what the YAML says.
+    """
     derived = asdict(settings_of(adapter))
     source = {"format": "petl-vit"} | {
         name: value for name, value in asdict(settings).items() if value != derived[name]
     }
-    if text not in (None, settings.text()):
-        source["yaml"] = text
+    if text is not None and text != settings.text() and _says(text, settings):
+        source["yaml"] = json.dumps(text)[1:-1]
     return replace(adapter, metadata={**adapter.metadata, "source": source})
 
 
@@ -134,8 +146,16 @@ def yaml_of(adapter: Adapter, settings: Settings) -> str:
                 "its YAML takes letters, digits, _ . / -; rename it with --task or --backbone",
             )
     source = adapter.metadata.get("source")
-    kept = source.get("yaml") if isinstance(source, dict) else None
-    return kept if isinstance(kept, str) and kept.isascii() and _says(kept, settings) else settings.text()
+    kept = _unescaped(source.get("yaml")) if isinstance(source, dict) else None
+    return kept if kept is not None and _says(kept, settings) else settings.text()
+
+
+def _unescaped(kept: Any) -> str | None:
+    try:
+        text = json.loads(f'"{kept}"') if isinstance(kept, str) else None
+    except ValueError:  # metadata can be edited
+        return None
+    return text if isinstance(text, str) and text.isascii() else None
 
 
 def _says(text: str, settings: Settings) -> bool:

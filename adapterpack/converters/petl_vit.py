@@ -8,7 +8,7 @@ match to the byte. Source: Jie et al. 2023, `binary_adapter/utils.py`, `dump` an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, S
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._backbones import depth_and_width, todays_name
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
+from adapterpack.converters._data import of_recipe
 from adapterpack.converters.petl_settings import (
     LEVELS,
     METHODS,
+    NAMES,
     Settings,
     impossible,
     need_head,
@@ -68,9 +70,10 @@ class PetlVit:
             MissingFileError: there is no YAML and the call does not give its seven values.
             CorruptFileError: `bad-source` when the length is not what the YAML says; `not-finite`, `bad-scale`.
         """
+        said = sidecar.only(hints.settings, (*NAMES, "depth", "width"), "a PETL-ViT file")
         text, given = read_sidecar(source)
-        settings = settings_from(given, hints.settings)
-        depth, width = depth_and_width(settings.backbone, sidecar.select(hints.settings, "the call"), hints.backbone)
+        settings = settings_from(given, said)
+        depth, width = depth_and_width(settings.backbone, said, hints.backbone)
         places = layout(settings, depth, width)
         head_bytes = 0 if settings.bihead else settings.num_class * (width + 1) * _FLOAT.itemsize
         expected = sum(place.size for place in places) + head_bytes
@@ -79,10 +82,12 @@ class PetlVit:
             found = f"{source.name} has {len(data):,} bytes, the settings make {expected:,}"
             hint = f"it is damaged, or its method, dim, bit, num_class or backbone ({depth} blocks × {width}) differ"
             raise CorruptFileError(found, Reason.BAD_SOURCE, hint=hint)
-        adapter = finish(_adapter(settings, places, memoryview(data), width), hints)
+        stored = _adapter(settings, places, memoryview(data), width)
+        fed = of_recipe(DataSettings(), hints.data)
+        adapter = finish(replace(stored, data=fed), replace(hints, settings=said))
         return Imported(with_source(adapter, settings, text))
 
-    def write(self, adapter: Adapter, out: Path, *, force: bool) -> None:
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `out` names the `.bin`, the YAML goes beside it.
 
         Raises:
@@ -101,6 +106,7 @@ class PetlVit:
             data += b"".join(t.dense().astype(_FLOAT).tobytes() for t in (head.weight, head.bias) if t is not None)
         files = {out.with_suffix(".yaml"): yaml_of(adapter, settings).encode("ascii"), out.with_suffix(".bin"): data}
         write_all(files, force=force)
+        return out.with_suffix(".bin"), out.with_suffix(".yaml")
 
 
 def layout(settings: Settings, depth: int, width: int) -> list[Place]:
@@ -146,9 +152,7 @@ def _adapter(settings: Settings, places: list[Place], data: memoryview, width: i
         for site in dict.fromkeys(site for site, _ in found)
     ]
     backbone = Backbone(todays_name(settings.backbone))
-    return Adapter(
-        settings.dataset, settings.plain_method, tuple(branches), head, data=DataSettings(), backbone=backbone
-    )
+    return Adapter(settings.dataset, settings.plain_method, tuple(branches), head, backbone=backbone)
 
 
 def _matrix(data: memoryview, place: Place) -> Quantized:

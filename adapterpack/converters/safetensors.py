@@ -19,6 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from adapterpack._files import write_atomic
 from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.container import strict_json
+from adapterpack.converters import settings as sidecar
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
 from adapterpack.converters._flat import flatten, unflatten
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
@@ -46,20 +47,22 @@ class Safetensors:
             UnsupportedAdapterError: `unknown-source` for tensors that this package did not write, listing some.
             CorruptFileError: `bad-source` when it is damaged.
         """
+        said = sidecar.only(hints.settings, (), "a file that describes itself")
         data = read_bytes(source)
         description = _description(data, source.name)
         try:
             arrays = safetensors_numpy.load(data)
         except (SafetensorError, KeyError, ValueError) as error:
             raise CorruptFileError(f"{source.name}: {error}", Reason.BAD_SOURCE, hint="fetch the file again") from error
-        return Imported(finish(unflatten(description, arrays), hints))
+        return Imported(finish(unflatten(description, arrays), replace(hints, settings=said)))
 
-    def write(self, adapter: Adapter, out: Path, *, force: bool) -> None:
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`. The same adapter gives the same bytes each time."""
         description, arrays = flatten(densified(adapter))
         text = strict_json.dumps({"form": FORM, "task": description}).decode()
         plain = {name: np.ascontiguousarray(array, "<f4") for name, array in sorted(arrays.items())}
         write_atomic(out, safetensors_numpy.save(plain, {KEY: text}), force=force)
+        return (out,)
 
 
 def densified(adapter: Adapter) -> Adapter:

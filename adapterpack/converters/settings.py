@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapterpack.container import strict_json
+from adapterpack.converters import _data
 from adapterpack.converters._base import read_bytes
 from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
 
@@ -33,6 +34,9 @@ KNOWN: dict[str, tuple[type, str]] = {
     "width": (int, "features of the backbone"),
     "mask": (str, "path of SPT's mask file"),
     "trained": (list, "names of the tensors that were trained in place"),
+    "input_size": (tuple, "channels, height and width of an image, such as 3x224x224"),
+    "mean": (tuple, "a number a channel, such as 0.5,0.5,0.5"),
+    "std": (tuple, "a number above 0 a channel, such as 0.5,0.5,0.5"),
 }
 _ALIASES = {"bits": "bit", "with_channel_shuffle": "reorder"}
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):[ ]+(\S(?:.*\S)?)")
@@ -44,17 +48,21 @@ _RESERVED = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "nul
 
 
 def parse_yaml(data: bytes, where: str) -> dict[str, Any]:
-    """Flat YAML: one `key: value` a line; numbers, true, false, null and plain words.
+    """Flat YAML: one `key: value` a line, or a `# comment`; numbers, true, false, null and plain words.
 
     Raises:
         CorruptFileError: `bad-source` naming the line, `duplicate-key`.
     """
     try:
-        lines = data.decode("ascii").splitlines()
+        text = data.decode("ascii")
     except UnicodeDecodeError as error:
         raise CorruptFileError("the settings are not plain ASCII", Reason.BAD_SOURCE, where) from error
+    if not all(c.isprintable() or c in "\t\r\n" for c in text):
+        raise CorruptFileError("the settings hold control characters", Reason.BAD_SOURCE, where)
     found: dict[str, Any] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip(" \t").startswith("#"):
+            continue
         match = _LINE.fullmatch(line)
         if match is None:
             hint = "expected one `key: value` a line"
@@ -130,11 +138,11 @@ def _typed(name: str, raw: Any, where: str) -> Any:
         raw = float(raw)
     if kind is list and isinstance(raw, str):
         raw = [item.strip() for item in raw.split(",")]
-    if type(raw) is not kind or not _sensible(raw):
-        raise CorruptFileError(
-            f"{name} is {str(raw)[:80]!r}", Reason.BAD_SOURCE, where, f"expected {kind.__name__}: {meaning}"
-        )
-    return raw
+    value = _data.parse(name, raw) if kind is tuple else raw
+    if type(value) is not kind or not _sensible(value):
+        hint = f"expected {meaning}" if kind is tuple else f"expected {kind.__name__}: {meaning}"
+        raise CorruptFileError(f"{name} is {str(raw)[:80]!r}", Reason.BAD_SOURCE, where, hint)
+    return value
 
 
 def _sensible(value: Any) -> bool:
@@ -156,12 +164,9 @@ def combine(sources: Sequence[tuple[str, Mapping[str, Any]]], said: Mapping[str,
 
     Raises:
         CorruptFileError: `conflicting-settings` when two places differ and the caller did not decide.
-        CallError: `bad-call` for an unknown setting of the caller.
+        CallError: as `checked`.
     """
-    unknown = sorted(str(key) for key in said if _ALIASES.get(key, key) not in KNOWN)
-    if unknown:
-        raise CallError(f"unknown setting {unknown[0][:80]!r}", Reason.BAD_CALL, hint=f"known: {', '.join(KNOWN)}")
-    decided = select(said, "the call")
+    decided = checked(said)
     found: dict[str, tuple[Any, str]] = {}
     for place, values in sources:
         for name, value in values.items():
@@ -171,9 +176,49 @@ def combine(sources: Sequence[tuple[str, Mapping[str, Any]]], said: Mapping[str,
     return {name: value for name, (value, _) in found.items()} | decided
 
 
+def checked(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's settings, under their own names and of their own types.
+
+    Raises:
+        CallError: `bad-call` for an unknown setting, a value of another type, or two spellings of one.
+    """
+    unknown = sorted(str(key) for key in said if _ALIASES.get(key, key) not in KNOWN)
+    if unknown:
+        raise CallError(f"unknown setting {unknown[0][:80]!r}", Reason.BAD_CALL, hint=f"known: {', '.join(KNOWN)}")
+    try:
+        return select(said, "the call")
+    except CorruptFileError as error:
+        raise CallError(error.message, Reason.BAD_CALL, hint=error.hint) from error
+
+
+def only(said: Mapping[str, Any], names: Iterable[str], what: str) -> dict[str, Any]:
+    """The caller's settings, when all of them mean something to a source.
+
+    Args:
+        said: the caller's, unchecked.
+        names: those that do, besides the ones of preprocessing.
+        what: the source, in words.
+
+    Raises:
+        CallError: `bad-call` naming one that would be ignored; those of `checked`.
+    """
+    found = checked(said)
+    useful = (*names, *_data.NAMES)
+    for name in found:
+        if name not in useful:
+            message = f"the setting {name} cannot change {what}"
+            raise CallError(message, Reason.BAD_CALL, hint=f"settings that can: {', '.join(useful)}")
+    return found
+
+
+def how(name: str) -> str:
+    """How a caller gives a setting, on the command line and in Python."""
+    return f"--set {name}=… (settings={{'{name}': …}})"
+
+
 def _conflict(name: str, one: Any, first: str, other: Any, second: str) -> CorruptFileError:
     message = f"{name} is {one!r} in {first} and {other!r} in {second}"
-    return CorruptFileError(message, Reason.CONFLICTING_SETTINGS, hint=f"say which with the setting {name}")
+    return CorruptFileError(message, Reason.CONFLICTING_SETTINGS, hint=f"say which: {how(name)}")
 
 
 def require(settings: Mapping[str, Any], name: str, why: str = "no default is safe") -> Any:
@@ -183,7 +228,7 @@ def require(settings: Mapping[str, Any], name: str, why: str = "no default is sa
         UnsupportedAdapterError: `missing-field`.
     """
     if name not in settings:
-        hint = f"give it in a .yaml or .json beside the checkpoint, or to the call; {why}"
+        hint = f"give it with {how(name)}, or in a .yaml or .json beside the checkpoint; {why}"
         raise UnsupportedAdapterError(
             f"the setting {name} is not given ({KNOWN[name][1]})", Reason.MISSING_FIELD, hint=hint
         )

@@ -7,6 +7,7 @@ does with its tensors in `_trained`, what happens to the backbone's own paramete
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head
 from adapterpack.converters._backbones import depth_and_width, depth_of, todays_name
 from adapterpack.converters._base import Hints, Imported, finish
 from adapterpack.converters._check import check_adapter
+from adapterpack.converters._data import of_recipe
 from adapterpack.converters._in_place import Plain, trained_in_place
 from adapterpack.converters._trained import (
     Sorted,
@@ -66,12 +68,12 @@ def adapter_from(
         _label(found.scheme, branches, replaced),
         (*branches, *replaced),
         _head(head, settings, found.scheme),
-        data=_DATA.get(found.scheme),
+        data=of_recipe(_DATA.get(found.scheme), hints.data),
         backbone=Backbone(todays_name(settings.get("backbone", ""))),
     )
     if not adapter.branches and adapter.head is None:
         raise UnsupportedAdapterError("the state dict holds nothing that was trained", Reason.BAD_SOURCE)
-    return Imported(check_adapter(finish(adapter, hints)), (*notes, *dropped))
+    return Imported(check_adapter(finish(adapter, replace(hints, settings=settings))), (*notes, *dropped))
 
 
 def scheme_of(tensors: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,7 @@ from adapterpack.container.given import chain
 from adapterpack.container.index import Index, TaskEntry
 from adapterpack.container.limits import Limits
 from adapterpack.container.parse import parse_index
-from adapterpack.errors import CallError, CorruptFileError, Reason
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason, printable
 from adapterpack.packing.decode import Content, assemble, decode_task
 from adapterpack.packing.earlier import Earlier
 from adapterpack.packing.encode import EncodedTask
@@ -36,6 +37,11 @@ class Bundle:
         self.source = source
         self.file_bytes = source.size()
         self._limits = limits or Limits()
+        with _naming(source):
+            self._open()
+
+    def _open(self) -> None:
+        source = self.source
         fixed, head = _read_head(source, self.file_bytes)
         opened = framing.open_head(head, fixed)
         self.index: Index = parse_index(opened.index)
@@ -74,8 +80,9 @@ class Bundle:
             CallError: `unknown-task`.
             CorruptFileError, UnsupportedVersionError: the payload is damaged, or newer than this reader.
         """
-        number = self._number(task)
-        return assemble(self.index.tasks[number], self.content(task), self.backbone)
+        entry, content = self.index.tasks[self._number(task)], self.content(task)
+        with _naming(self.source):
+            return assemble(entry, content, self.backbone)
 
     def content(self, task: str | None = None) -> Content:
         """Decode one task, segment by segment as it is stored."""
@@ -90,11 +97,19 @@ class Bundle:
     def encoded(self, task: str | None = None) -> EncodedTask:
         """One task's payloads as stored, checksums verified, nothing decoded."""
         number = self._number(task)
-        return EncodedTask(self.index.tasks[number], tuple(self._payloads(number)), self.digests[number])
+        with _naming(self.source):
+            return EncodedTask(self.index.tasks[number], tuple(self._payloads(number)), self.digests[number])
 
-    def verify(self) -> Iterator[str]:
-        """Decode every task in turn, yielding each name once its checksums and digest are verified."""
-        for entry, _ in self.contents():
+    def verify(self, tasks: Sequence[str] | None = None) -> Iterator[str]:
+        """Decode tasks in turn, yielding each name once its checksums and digest are verified.
+
+        Args:
+            tasks: which, and with them those that they were coded with; None for all. They come in file order.
+        """
+        numbers: Sequence[int] = range(len(self.tasks))
+        if tasks is not None:
+            numbers = sorted({n for task in tasks for n in chain(self.index, self._number(task))})
+        for entry, _ in self._decoded(numbers):
             yield entry.name
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[TaskEntry, Content]]:
@@ -102,8 +117,9 @@ class Bundle:
         earlier = Earlier(self.index, numbers)
         for n in numbers:
             entry = self.index.tasks[n]
-            payloads = [memoryview(payload) for payload in self._payloads(n)]
-            content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", earlier)
+            with _naming(self.source):
+                payloads = [memoryview(payload) for payload in self._payloads(n)]
+                content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", earlier)
             yield entry, content
             earlier.keep(n, entry.name, content.segments)
 
@@ -136,6 +152,18 @@ class Bundle:
 def open_bundle(source: _files.SourceLike, limits: Limits | None = None) -> Bundle:
     """Open a path, bytes, file object or URL."""
     return Bundle(_files.source_of(source), limits)
+
+
+@contextlib.contextmanager
+def _naming(source: _files.Source) -> Iterator[None]:
+    """Errors about what a file holds begin with its name, once; bytes and nameless file objects have none."""
+    try:
+        yield
+    except AdapterPackError as error:
+        if source.name.startswith("<") or error.message.startswith(f"{printable(source.name)}:"):
+            raise
+        message = f"{source.name}: {error.message}"
+        raise type(error)(message, Reason(error.reason), error.where, error.hint) from error
 
 
 def _read_head(source: _files.Source, file_bytes: int) -> tuple[Fixed, bytes]:

@@ -68,13 +68,16 @@ def _check_names(adapter: Adapter) -> None:
 
 def _check_described(adapter: Adapter) -> None:
     """What goes into the index as text must come out of it the same."""
-    described = {"name": adapter.name, "metadata": dict(adapter.metadata), "backbone": adapter.backbone.name}
+    task = {"name": adapter.name, "metadata": dict(adapter.metadata)}
+    described = {"tasks": [task], "backbone": adapter.backbone.name}  # as deep as in the index
     try:
         same = strict_json.loads(strict_json.dumps(described)) == described
     except (TypeError, ValueError) as error:  # no JSON value, NaN, a lone surrogate
         if isinstance(error, CorruptFileError):
             raise
         raise UnsupportedAdapterError(f"name or metadata: {error}", Reason.NOT_EXPRESSIBLE) from error
+    except RecursionError as error:
+        raise UnsupportedAdapterError("metadata is nested too deeply", Reason.TOO_DEEP) from error
     if not same:
         hint = "use text as keys, and lists instead of tuples"
         raise UnsupportedAdapterError("metadata is not what JSON can hold", Reason.NOT_EXPRESSIBLE, hint=hint)

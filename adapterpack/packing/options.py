@@ -11,6 +11,7 @@ from adapterpack.errors import CallError, Reason
 
 PROFILES = ("small", "fast")
 BITS = (1, 2, 4, 8, 16, 32)
+CODE_BITS = 8  # more are floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Options:
         group: weights a scale when quantizing, 0 for one scale a tensor.
 
     Raises:
-        CallError: `bad-call` for a value that does not exist.
+        CallError: `bad-call` for a value that does not exist, or a group where nothing has codes.
     """
 
     profile: str = "small"
@@ -37,9 +38,12 @@ class Options:
         _one_of("bits", self.bits, (None, *BITS))
         _one_of("head_bits", self.head_bits, (None, *BITS))
         _one_of("group", self.group, GROUPS)
+        if self.group and not any(bits is not None and bits <= CODE_BITS for bits in (self.bits, self.head_bits)):
+            hint = f"give --bits or --head-bits (bits=, head_bits=) of at most {CODE_BITS}"
+            raise CallError(f"a group of {self.group} without bits to quantize to", Reason.BAD_CALL, hint=hint)
 
 
 def _one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
+    if type(value) not in {type(choice) for choice in choices} or value not in choices:  # True is no 1
         hint = f"expected one of {', '.join(str(c) for c in choices if c is not None)}"
         raise CallError(f"{name} is {value!r}", Reason.BAD_CALL, hint=hint)

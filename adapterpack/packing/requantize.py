@@ -9,12 +9,11 @@ import numpy as np
 
 from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.errors import CallError, Reason
-from adapterpack.packing.options import Options
+from adapterpack.packing.options import CODE_BITS, Options
 from adapterpack.quantize import quantize, relative_error
 from adapterpack.tensors import F32, Dense, Quantized, Sparse, Tensor, round_bfloat16
 
 Report = tuple["Cost", ...]
-MAX_CODE_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
     costs: list[Cost] = []
 
     def change(tensor: Tensor, bits: int | None, name: str) -> Tensor:
-        if bits is None or (len(tensor.shape) < 2 and not isinstance(tensor, Sparse)) or _is_coarser(tensor, bits):
+        if bits is None or not _is_matrix(tensor) or _is_coarser(tensor, bits):
             return tensor
         changed = _in_bits(tensor, bits, options.group, name)
         costs.append(Cost(name, relative_error(tensor.dense(), changed.dense())))
@@ -53,10 +52,22 @@ def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
     return replace(adapter, branches=branches, head=head), tuple(costs)
 
 
+def kept(adapter: Adapter, options: Options) -> int:
+    """How many matrices `requantize` leaves alone because they have as few bits already."""
+    found = [(tensor, options.bits) for branch in adapter.branches for tensor in branch.tensors.values()]
+    if adapter.head is not None:
+        found.append((adapter.head.weight, options.head_bits))
+    return sum(bits is not None and _is_matrix(tensor) and _is_coarser(tensor, bits) for tensor, bits in found)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return len(tensor.shape) > 1 or isinstance(tensor, Sparse)
+
+
 def _is_coarser(tensor: Tensor, bits: int) -> bool:
     """Whether the tensor has codes of no more bits already: finer codes would cost bytes and gain nothing."""
     plain = tensor.values if isinstance(tensor, Sparse) else tensor
-    return isinstance(plain, Quantized) and plain.bits <= bits <= MAX_CODE_BITS
+    return isinstance(plain, Quantized) and plain.bits <= bits <= CODE_BITS
 
 
 def _changed_branch(branch: Branch, bits: int | None, change: Callable[[Tensor, int | None, str], Tensor]) -> Branch:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from adapterpack.adapter import DataSettings
 from adapterpack.codecs import CODECS
-from adapterpack.container.index import Group, TaskEntry
+from adapterpack.container.index import Group, TaskEntry, TensorRow
 from adapterpack.errors import AdapterPackError
 from adapterpack.packing.bundle import Bundle
 from adapterpack.tensors import numel
@@ -33,7 +36,8 @@ def describe_task(entry: TaskEntry) -> Json:
     """One task: Σ bytes_by_part == bytes, always.
 
     `parameters` counts the adapter's numbers (a sparse tensor's entries), `head_parameters` the classifier's;
-    `dense_bytes` is both in float32; `bits_per_weight` is every byte of the adapter part over its parameters.
+    `dense_bytes` is both in float32; `bits_per_weight` is every byte of the adapter part over its parameters; `data` is
+    the preprocessing that the file records, or None.
     """
     bytes_by_part = {"adapter": 0, "head": 0, "metadata": 0}
     counts = dict(bytes_by_part)
@@ -54,52 +58,48 @@ def describe_task(entry: TaskEntry) -> Json:
         "dense_bytes": 4 * (parameters + head),
         "classes": entry.head["weight"].shape[0] if entry.head else None,
         "settings": _settings(entry),
+        "data": _data(entry.data),
         "metadata": dict(entry.metadata),
     }
 
 
 def describe_tensors(entry: TaskEntry) -> list[Json]:
-    """A row for each group, role and segment: sites, shape, codec, and the segment's bits a weight."""
-    rows: list[Json] = []
+    """A row for each group, role and segment: sites, shape, codec, bit width, and the segment's bits a weight."""
     entries = [count for _, count in _segment_parts(entry)]
-    for group in entry.groups:
-        for role, row in group.tensors.items():
-            segment = entry.segments[row.segment]
-            rows.append(
-                {
-                    "part": "adapter",
-                    "sites": list(group.sites),
-                    "blocks": list(group.blocks),
-                    "method": group.method,
-                    "role": role,
-                    "tensors": group.site_count(),
-                    "shape": list(row.shape),
-                    "codec": segment.codec,
-                    "params": dict(segment.params),
-                    "given": list(segment.given),
-                    "segment": row.segment,
-                    "bits_per_weight": _rate(segment.size, entries[row.segment]),
-                }
-            )
-    for role, row in entry.head.items():
-        segment = entry.segments[row.segment]
-        rows.append(
-            {
-                "part": "head",
-                "sites": ["head"],
-                "blocks": [],
-                "method": "head",
-                "role": role,
-                "tensors": 1,
-                "shape": list(row.shape),
-                "codec": segment.codec,
-                "params": dict(segment.params),
-                "given": list(segment.given),
-                "segment": row.segment,
-                "bits_per_weight": _rate(segment.size, entries[row.segment]),
-            }
-        )
-    return rows
+    rows = [
+        {**_place(group), "role": role, "tensors": group.site_count(), **_stored(entry, row, entries)}
+        for group in entry.groups
+        for role, row in group.tensors.items()
+    ]
+    head: Json = {"part": "head", "sites": ["head"], "blocks": [], "method": "head"}
+    return rows + [
+        {**head, "role": role, "tensors": 1, **_stored(entry, row, entries)} for role, row in entry.head.items()
+    ]
+
+
+def _place(group: Group) -> Json:
+    return {"part": "adapter", "sites": list(group.sites), "blocks": list(group.blocks), "method": group.method}
+
+
+def _stored(entry: TaskEntry, row: TensorRow, entries: Sequence[int]) -> Json:
+    """How a tensor is stored; `bits` is None where the codec is not known here."""
+    segment = entry.segments[row.segment]
+    return {
+        "shape": list(row.shape),
+        "codec": segment.codec,
+        "params": dict(segment.params),
+        "bits": _width(segment.codec, segment.params) or None if segment.codec in CODECS else None,
+        "given": list(segment.given),
+        "segment": row.segment,
+        "bits_per_weight": _rate(segment.size, entries[row.segment]),
+    }
+
+
+def _data(data: DataSettings | None) -> Json | None:
+    """Preprocessing as JSON, its pairs and triples as lists."""
+    if data is None:
+        return None
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(data).items()}
 
 
 def _rate(size: int, entries: int) -> float | None:

@@ -75,10 +75,24 @@ def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str
         text = f"images of {settings.input_size[0]} channels, {settings.interpolation} interpolation, are not supported"
         raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, "data", "expected 1 or 3 channels and a known filter")
     if isinstance(source, (str, Path)):
-        if not Path(source).is_file():
-            raise MissingFileError(f"there is no image {source}", Reason.MISSING_FILE)
-        source, name = Path(source), str(source)
+        source, name = _existing(source), str(source)
     return resized(_open(source, mode, name), settings)
+
+
+def check_image(path: str | Path) -> None:
+    """Refuse early what `read_image` would refuse whatever the settings.
+
+    Raises:
+        MissingFileError: `missing-file`.
+        CorruptFileError: `bad-source`.
+    """
+    _open(_existing(path), "RGB", str(path))
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no image {path}", Reason.MISSING_FILE, hint="check the path")
+    return Path(path)
 
 
 def resized(image: Image.Image, settings: DataSettings) -> NDArray[np.uint8]:
@@ -141,11 +155,29 @@ def _open(source: Path | BinaryIO, mode: str, name: str) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
-                return image.convert(mode)
+                return _eight_bits(image, name).convert(mode)
     except (*_DAMAGE, Image.DecompressionBombWarning) as error:
         raise CorruptFileError(
             f"{name} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
         ) from error
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Grey values of 16 bits, scaled; Pillow's own conversion would cut all above 255 down to white.
+
+    Raises:
+        CorruptFileError: `bad-source`, values of 32 bits or floats above 255, whose range is not known.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        whole = values.astype(np.uint32)
+        return Image.fromarray(((whole * 255 + 32767) // 65535).astype(np.uint8))
+    if values.max() > 255:
+        text = f"{name} has grey values up to {values.max():g}"
+        raise CorruptFileError(text, Reason.BAD_SOURCE, hint="convert it to 8 or 16 bits")
+    return image
 
 
 def _fit(image: Image.Image, settings: DataSettings) -> Image.Image:

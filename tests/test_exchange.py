@@ -1,0 +1,402 @@
+"""`pack` and `unpack` as a caller sees them: who wins over whom, what is refused, and what comes back to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import adapterpack
+from adapterpack.adapter import Adapter, Backbone, DataSettings
+from adapterpack.converters.petl_vit import PetlVit
+from adapterpack.errors import AdapterPackError, CallError, UnsupportedAdapterError
+from tests._converter_samples import CLASSES, DEPTH, WIDTH, normal, petl_adapter
+
+SIZE = {"depth": DEPTH, "width": WIDTH}
+USUAL = "backbone: small_vit\nbit: 1\ndataset: cifar\ndim: 4\nmethod: lora\nnum_class: 5\nscale: 10.0\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A PETL-ViT pair of 2 blocks of width 16."""
+    PetlVit().write(petl_adapter(), tmp_path / "x.bin", force=False)
+    assert (tmp_path / "x.yaml").read_text() == USUAL
+    return tmp_path / "x.bin"
+
+
+def refused(reason: str, *words: str, kind: type[AdapterPackError] = CallError, **call: Any) -> AdapterPackError:
+    """`pack` refuses this call with an error of that kind, which says these words, and writes nothing."""
+    out = Path(call["out"])
+    with pytest.raises(kind) as caught:
+        adapterpack.pack(**call)
+    assert caught.value.reason == reason
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert not out.exists() or call.get("force")
+    return caught.value
+
+
+# --- the YAML's own spelling
+
+
+ODD = {
+    "line ends of Windows": USUAL.replace("\n", "\r\n"),
+    "no final newline": USUAL.removesuffix("\n"),
+    "another order": "".join(sorted(USUAL.splitlines(keepends=True), reverse=True)),
+    "an exponent": USUAL.replace("10.0", "1e1"),
+    "a whole number": USUAL.replace("10.0", "10"),
+    "mixed line ends": USUAL.replace("\n", "\r\n", 3),
+    "old line ends": USUAL.replace("\n", "\r"),
+    "comments": '# made by "hand" \\n\n' + USUAL + "  #\ttail\n#\n",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_yaml_spelled_otherwise_comes_back_byte_for_byte(what: str, source: Path) -> None:
+    source.with_suffix(".yaml").write_bytes(ODD[what].encode())
+    packed, back = source.with_name("x.apk"), source.with_name("y.bin")
+    adapterpack.pack(source, packed, settings=SIZE)
+    adapterpack.unpack(packed, back, to="petl-vit")
+    assert back.read_bytes() == source.read_bytes()
+    assert back.with_suffix(".yaml").read_bytes() == ODD[what].encode()
+    kept = adapterpack.open(packed).read().metadata["source"]
+    assert json.loads(f'"{kept["yaml"]}"') == ODD[what]
+    scales = {branch.params["scale"] for branch in adapterpack.open(packed).read().branches}
+    assert scales == {10.0}
+
+
+def test_a_setting_of_the_caller_drops_the_spelling(source: Path) -> None:
+    source.with_suffix(".yaml").write_text(ODD["another order"])
+    packed, back = source.with_name("x.apk"), source.with_name("y.bin")
+    adapterpack.pack(source, packed, settings={**SIZE, "scale": 1})
+    assert adapterpack.open(packed).read().metadata["source"] == {"format": "petl-vit"}
+    adapterpack.unpack(packed, back, to="petl-vit")
+    assert back.with_suffix(".yaml").read_text() == USUAL.replace("10.0", "1.0")
+
+
+def test_a_long_yaml_is_refused_before_it_is_kept(source: Path) -> None:
+    source.with_suffix(".yaml").write_text(USUAL + "#" * 40_000)
+    with pytest.raises(AdapterPackError) as caught:
+        adapterpack.pack(source, source.with_name("x.apk"), settings=SIZE)
+    assert caught.value.reason == "limit-exceeded"
+
+
+# --- preprocessing
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    """A backbone of 3 blocks of 48 features on 32×32 images, with settings of its own."""
+    pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from tests._vit import vit
+
+    save_file(vit().state_dict(), tmp_path / "vit.safetensors")
+    about = {
+        "timm_kwargs": {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
+        "mean": [0.4, 0.4, 0.4],
+        "std": [0.2, 0.2, 0.2],
+        "interpolation": "bilinear",
+        "crop_pct": 0.9,
+    }
+    (tmp_path / "vit.json").write_text(json.dumps(about))
+    return tmp_path / "vit.safetensors"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A state dict with PETL-ViT's names for that backbone."""
+    torch = pytest.importorskip("torch")
+    state = {"head.weight": normal(1, 4, 48), "head.bias": normal(2, 4)}
+    for i in range(3):
+        for part in "qv":
+            stem = f"blocks.{i}.attn.lora_{part}.adapter"
+            state |= {f"{stem}_down.weight": normal(i, 4, 48), f"{stem}_up.weight": normal(i, 48, 4)}
+    content = {name: torch.from_numpy(values) for name, values in state.items()}
+    # a trainer's own arguments of these names mean anything
+    args = {"scale": 1.0, "bit": 1, "input_size": 224, "mean": True}
+    torch.save({"model": content, "args": args}, tmp_path / "run.ckpt")
+    return tmp_path / "run.ckpt"
+
+
+def data_of(path: Path) -> DataSettings:
+    data = adapterpack.open(path).read().data
+    assert data is not None
+    return data
+
+
+def test_the_backbone_gives_the_size_and_the_recipe_the_rest(checkpoint: Path, backbone: Path, tmp_path: Path) -> None:
+    adapterpack.pack(checkpoint, tmp_path / "a.apk")
+    assert data_of(tmp_path / "a.apk") == DataSettings()
+    adapterpack.pack(checkpoint, tmp_path / "b.apk", backbone=backbone)
+    assert data_of(tmp_path / "b.apk") == DataSettings((3, 32, 32))
+    from PIL import Image
+
+    from adapterpack.runtime.backbone import create_backbone
+    from adapterpack.runtime.images import read_image, top_classes
+
+    Image.new("RGB", (50, 40), (9, 99, 200)).save(tmp_path / "p.png")
+    with adapterpack.load(tmp_path / "b.apk", create_backbone(backbone).model) as loaded:
+        assert loaded.data is not None
+        assert top_classes(loaded.model, read_image(tmp_path / "p.png", loaded.data), 2, None)
+
+
+def test_a_head_alone_takes_the_backbones_preprocessing(backbone: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"head.weight": torch.ones(4, 48)}, tmp_path / "head.pt")
+    adapterpack.pack(tmp_path / "head.pt", tmp_path / "a.apk", backbone=backbone)
+    expected = DataSettings((3, 32, 32), (0.4,) * 3, (0.2,) * 3, "bilinear", 0.9, "squash")
+    assert data_of(tmp_path / "a.apk") == expected
+    adapter = replace(petl_adapter(), data=None, backbone=Backbone())
+    adapterpack.pack(adapter, tmp_path / "b.apk", backbone=backbone)
+    assert data_of(tmp_path / "b.apk") == expected
+
+
+def test_an_adapter_that_describes_itself_keeps_its_preprocessing(backbone: Path, tmp_path: Path) -> None:
+    own = DataSettings((3, 64, 64), (0.1,) * 3, (0.3,) * 3)
+    adapter = replace(petl_adapter(), data=own)
+    adapterpack.pack(adapter, tmp_path / "a.apk", backbone=backbone)
+    assert data_of(tmp_path / "a.apk") == own
+
+
+SAID: list[tuple[dict[str, Any], DataSettings]] = [
+    ({"input_size": "3x64x48"}, DataSettings((3, 64, 48))),
+    ({"input_size": 64}, DataSettings((3, 64, 64))),
+    ({"input_size": (3, 64, 64), "mean": "0.5,0.5,0.25"}, DataSettings((3, 64, 64), (0.5, 0.5, 0.25))),
+    ({"std": [1, 0.5, 0.25]}, DataSettings((3, 32, 32), std=(1.0, 0.5, 0.25))),
+    ({"input_size": "1x8x8", "mean": 0.5, "std": 0.5}, DataSettings((1, 8, 8), (0.5,), (0.5,))),
+]
+
+
+@pytest.mark.parametrize(("said", "expected"), SAID)
+def test_the_caller_wins(
+    said: dict[str, Any], expected: DataSettings, checkpoint: Path, backbone: Path, tmp_path: Path
+) -> None:
+    adapterpack.pack(checkpoint, tmp_path / "a.apk", backbone=backbone, settings=said)
+    assert data_of(tmp_path / "a.apk") == expected
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".safetensors", ""])
+def test_the_caller_wins_over_every_form(suffix: str, source: Path, tmp_path: Path) -> None:
+    from adapterpack.converters import CONVERTERS
+
+    given: Path | Adapter = petl_adapter() if not suffix else tmp_path / f"x{suffix}"
+    if suffix in (".ckpt", ".safetensors"):
+        name = {".ckpt": "checkpoint", ".safetensors": "safetensors"}[suffix]
+        CONVERTERS[name].write(petl_adapter(), tmp_path / f"x{suffix}", force=False)
+    said: dict[str, Any] = {"input_size": 32, "mean": (0.5, 0.5, 0.5)} | (SIZE if suffix == ".bin" else {})
+    adapterpack.pack(given, tmp_path / "a.apk", settings=said)
+    assert data_of(tmp_path / "a.apk") == DataSettings((3, 32, 32), (0.5, 0.5, 0.5))
+    refused("bad-call", "reorder", source=given, out=tmp_path / "b.apk", settings={**said, "reorder": False})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"input_size": "3x64"},
+        {"input_size": "3x0x64"},
+        {"input_size": "3x64x64x1"},
+        {"input_size": 0},
+        {"input_size": True},
+        {"input_size": 1 << 30},
+        {"input_size": "big"},
+        {"mean": "0.5,0.5"},
+        {"mean": "0.5,0.5,inf"},
+        {"mean": [0.5, 0.5, True]},
+        {"mean": {}},
+        {"std": "0.5,0.5,0"},
+        {"std": "0.5,0.5,-1"},
+        {"std": ""},
+        {"input_size": "1x32x32"},
+    ],
+)
+def test_bad_preprocessing_is_a_call_at_fault(said: dict[str, Any], source: Path) -> None:
+    error = refused("bad-call", source=source, out=source.with_name("x.apk"), settings={**SIZE, **said})
+    assert next(iter(said)) in str(error)
+
+
+def test_no_preprocessing_is_made_up(tmp_path: Path) -> None:
+    adapter = replace(petl_adapter(), data=None)
+    refused("bad-call", "mean", source=adapter, out=tmp_path / "x.apk", settings={"input_size": 32})
+    said = {"input_size": 32, "mean": "0,0,0", "std": "1,1,1"}
+    adapterpack.pack(adapter, tmp_path / "x.apk", settings=said)
+    assert data_of(tmp_path / "x.apk") == DataSettings((3, 32, 32))
+
+
+# --- the output is none of the inputs
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.yaml", "link.bin", "./x.yaml"])
+@pytest.mark.parametrize("force", [False, True])
+def test_pack_does_not_overwrite_what_it_reads(name: str, force: bool, source: Path) -> None:
+    os.link(source, source.with_name("link.bin"))
+    before = {path: path.read_bytes() for path in source.parent.iterdir()}
+    out = source.parent / name
+    with pytest.raises(CallError, match="read") as caught:
+        adapterpack.pack(source, out, settings=SIZE, force=force)
+    assert caught.value.reason == "bad-call" and str(out) in str(caught.value)
+    assert {path: path.read_bytes() for path in source.parent.iterdir()} == before
+
+
+def test_pack_does_not_overwrite_backbone_mask_or_the_repositorys_yaml(
+    source: Path, checkpoint: Path, backbone: Path
+) -> None:
+    folder = source.parent
+    (folder / "param_req_1.pth").write_bytes(b"a mask")
+    (folder / "configs" / "lora").mkdir(parents=True)
+    (folder / "models_bin" / "lora").mkdir(parents=True)
+    (folder / "configs" / "lora" / "y.yaml").write_text(USUAL)
+    (folder / "models_bin" / "lora" / "y.bin").write_bytes(source.read_bytes())
+    for given, out in (
+        (checkpoint, backbone),
+        (checkpoint, backbone.with_suffix(".json")),
+        (checkpoint, folder / "param_req_1.pth"),
+        (folder / "models_bin" / "lora" / "y.bin", folder / "configs" / "lora" / "y.yaml"),
+    ):
+        before = out.read_bytes()
+        refused("bad-call", str(out), source=given, out=out, backbone=backbone, force=True)
+        assert out.read_bytes() == before
+
+
+def test_unpack_does_not_overwrite_what_it_reads(tmp_path: Path) -> None:
+    adapterpack.pack(petl_adapter(), tmp_path / "x.apk")
+    before = (tmp_path / "x.apk").read_bytes()
+    for to in ("safetensors", "checkpoint"):
+        with pytest.raises(CallError) as caught:
+            adapterpack.unpack(tmp_path / "x.apk", tmp_path / "x.apk", to=to, force=True)
+        assert caught.value.reason == "bad-call"
+    assert (tmp_path / "x.apk").read_bytes() == before
+
+
+def test_standard_output_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused("bad-call", "name a file", source=petl_adapter(), out="-")
+    adapterpack.pack(petl_adapter(), "x.apk")
+    with pytest.raises(CallError, match="name a file"):
+        adapterpack.unpack("x.apk", "-", to="safetensors")
+
+
+# --- nothing is ignored without a word
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"group": 32}, ["group", "bits"]),
+        ({"group": 32, "bits": 16}, ["group", "bits"]),
+        ({"bits": True}, ["bits is True"]),
+        ({"head_bits": True}, ["head_bits is True"]),
+        ({"bits": 4.0}, ["bits is 4.0"]),
+        ({"bits": 4, "group": False}, ["group is False"]),
+        ({"profile": ["small"]}, ["profile"]),
+    ],
+)
+def test_options(options: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    refused("bad-call", *words, source=petl_adapter(), out=tmp_path / "x.apk", **options)
+
+
+def test_a_group_for_the_head_alone(tmp_path: Path) -> None:
+    adapterpack.pack(petl_adapter(), tmp_path / "x.apk", head_bits=4, group=32)
+
+
+def test_notes_count_what_was_kept(tmp_path: Path) -> None:
+    def notes(**options: Any) -> tuple[str, ...]:
+        return adapterpack.pack(petl_adapter(bits=2), tmp_path / "x.apk", force=True, **options).notes
+
+    kept = "8 matrices were kept as they are: they have as few bits already"
+    assert notes() == () and notes(bits=1) == ()
+    assert notes(bits=4) == (kept,)
+    assert notes(bits=4, head_bits=4) == (kept,)
+    one = replace(petl_adapter(bits=2), head=None)
+    summary = adapterpack.pack(one, tmp_path / "y.apk", head_bits=4)
+    assert summary.notes == ("nothing was quantized: there is no matrix to quantize",)
+
+
+@pytest.mark.parametrize("task", ["", "a/b", "a\\b", ".hidden", "a\nb", "\x1b[2J", "\u202e", "ü" * 128, "\ud800"])
+def test_task_names(task: str, tmp_path: Path) -> None:
+    refused("bad-name", "255 bytes", source=petl_adapter(), out=tmp_path / "x.apk", task=task)
+
+
+def test_the_number_of_labels(source: Path) -> None:
+    for given in (source, petl_adapter()):
+        call = {"source": given, "out": source.with_name("x.apk"), "settings": SIZE if given is source else None}
+        refused("bad-labels", "4", str(CLASSES), labels=["a"] * 4, **call)
+        refused("bad-labels", labels=[], **call)
+    headless = replace(petl_adapter(), head=None)
+    refused("bad-labels", source=headless, out=source.with_name("x.apk"), labels=["a"])
+
+
+# --- types
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": None},
+        {"source": 3},
+        {"source": b"bytes"},
+        {"out": None},
+        {"out": b"x.apk"},
+        {"task": 3},
+        {"backbone": 3},
+        {"metadata": [1]},
+        {"metadata": "a=b"},
+        {"labels": [1, 2, 3, 4, 5]},
+        {"labels": "abcde"},
+        {"labels": 5},
+        {"settings": ["a"]},
+        {"settings": {1: 2}},
+        {"force": "no"},
+    ],
+)
+def test_pack_wants_the_right_types(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CallError) as caught:
+        adapterpack.pack(**{"source": petl_adapter(), "out": tmp_path / "x.apk", **change})
+    assert caught.value.reason == "bad-call" and next(iter(change)) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"source": None}, {"source": 3}, {"out": None}, {"to": ["petl-vit"]}, {"to": "zip"}, {"task": 3}]
+)
+def test_unpack_wants_the_right_types(change: dict[str, Any], tmp_path: Path) -> None:
+    adapterpack.pack(petl_adapter(), tmp_path / "x.apk")
+    with pytest.raises(CallError) as caught:
+        adapterpack.unpack(**{"source": tmp_path / "x.apk", "out": tmp_path / "y", "to": "safetensors", **change})
+    assert caught.value.reason == "bad-call"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.apk"]
+
+
+@pytest.mark.parametrize("depth", [14, 17, 10_000])
+def test_metadata_nested_too_deep(depth: int, tmp_path: Path) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = [deep]
+    call = {"source": petl_adapter(), "out": tmp_path / "x.apk", "metadata": {"a": deep}}
+    refused("too-deep", kind=UnsupportedAdapterError, **call)
+
+
+def test_paths_of_any_kind(source: Path) -> None:
+    adapterpack.pack(str(source), str(source.with_name("x.apk")), settings=SIZE, metadata={"a": 1}, task="täsk 1")
+    assert adapterpack.open(source.with_name("x.apk")).read("täsk 1").metadata["a"] == 1
+    for given in ("nul\0.bin", "none.bin"):
+        with pytest.raises(AdapterPackError):
+            adapterpack.pack(given, source.with_name("y.apk"))
+
+
+# --- what was written
+
+
+def test_unpack_tells_what_it_wrote(tmp_path: Path) -> None:
+    adapterpack.pack(petl_adapter(), tmp_path / "x.apk")
+    found = adapterpack.unpack(tmp_path / "x.apk", tmp_path / "out", to="petl-vit")
+    assert found == (tmp_path / "out.bin", tmp_path / "out.yaml")
+    assert adapterpack.unpack(tmp_path / "x.apk", str(tmp_path / "y"), to="safetensors") == (tmp_path / "y",)
+    assert adapterpack.unpack(tmp_path / "x.apk", tmp_path / "z", to="checkpoint") == (tmp_path / "z",)
+    assert np.all([path.is_file() for path in found])
