@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterpack.errors import printable
+from adapterpack.errors import AdapterPackError, printable
+from adapterpack_cli import _streams
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 PART_COLOURS = {"adapter": "cyan", "head": "magenta", "metadata": "yellow", "container": "bright_black"}
@@ -25,30 +26,39 @@ PART_FILLS = {"adapter": "█", "head": "▓", "metadata": "▒", "container": "
 BAR_CELLS = 40
 
 
+_NO_TERMINAL = 1_000_000  # cells: lines that programs read are never wrapped
+_LONE = re.compile("[\ud800-\udfff]")
+# how a person at a shell writes what an error of the library says in Python
+_OPTIONS = {"--force (force=True)": "--force", 'fold="auto"': "--fold auto"}
+
+
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+    """One JSON object on standard output; bytes of a path that are no UTF-8 are shown as `\\udcff`."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    text = _LONE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
+    if not _streams.is_unicode(sys.stdout):
+        text = json.dumps(json.loads(text), indent=2)
+    click.echo(text)
+
+
+def told(error: AdapterPackError) -> str:
+    """An error as the command line says it."""
+    hint = error.hint
+    for python, words in _OPTIONS.items():
+        hint = hint.replace(python, words)
+    return str(error).removesuffix(error.hint) + hint if error.hint else str(error)
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """ "1 task", "2 tasks"; `several` where the plural takes more than an s."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def console() -> Console:
-    """Standard output for people; plain and wide where it is no terminal."""
+    """Standard output for people; plain, and without an end to its lines, where it is no terminal."""
     from rich.console import Console
 
-    wide = None if sys.stdout.isatty() else 110
-    return Console(highlight=False, width=wide)
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
-    """A table with its header underlined and the columns in `right` aligned to the right."""
-    from rich.table import Table
-    from rich.text import Text
-
-    out = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(columns):
-        out.add_column(name, justify="right" if i in right else "left", no_wrap=i != 0, overflow="fold")
-    for row in rows:
-        out.add_row(*(Text(printable(cell)) for cell in row))
-    return out
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _NO_TERMINAL)
 
 
 def size(count: int) -> str:
@@ -89,13 +99,16 @@ def legend(parts: Mapping[str, int]) -> Text:
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where that is a terminal and there is more than one step."""
+def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error where that is a terminal and there is more than one step.
+
+    What it gives is called after each step, or with a number after so many.
+    """
     if total < 2 or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda count=1: None
         return
     with click.progressbar(length=total, label=label, file=sys.stderr) as shown:
-        yield lambda: shown.update(1)
+        yield lambda count=1: shown.update(count)
 
 
 @contextlib.contextmanager
@@ -105,8 +118,10 @@ def busy(label: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(label):
+    spinner = "dots" if _streams.is_unicode(sys.stderr) else "line"
+    with Console(stderr=True).status(Text(printable(label)), spinner=spinner):
         yield
 
 
@@ -118,4 +133,6 @@ def notes(lines: Sequence[str]) -> None:
 
 def plain(text: str) -> str:
     """Escaped for a terminal and for rich's markup."""
-    return printable(text).replace("[", "\\[")
+    from rich.markup import escape
+
+    return escape(printable(text))

@@ -7,14 +7,25 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from adapterpack_cli import _output
+from adapterpack_cli._tables import Column, show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from adapterpack.packing.requantize import Cost
 
-COLUMNS = ("task", "method", "bits", "classes", "bytes", "adapter", "head", "bits/weight", "float32", "smaller")
-RIGHT = tuple(range(2, len(COLUMNS)))
+COLUMNS = (
+    Column("task", least=24),
+    Column("method", least=12, drop=6),
+    Column("bits", right=True),
+    Column("classes", right=True, drop=2),
+    Column("bytes", right=True),
+    Column("adapter", right=True, drop=5),
+    Column("head", right=True, drop=4),
+    Column("bits/weight", right=True),
+    Column("float32", right=True, drop=1),
+    Column("smaller", right=True, drop=3),
+)
 Json = Mapping[str, Any]
 
 
@@ -31,7 +42,7 @@ def _show_file(out: Console, file: Json) -> None:
     out.print(f"[bold]{_output.plain(file['path'])}[/]  {file['file_bytes']:,} bytes  format {file['format_version']}")
     finger = (backbone["fingerprint"] or "no fingerprint")[:19]
     out.print(f"backbone {_output.plain(backbone['name'] or 'unnamed')} ({finger})  digest {file['digest'][:19]}")
-    out.print(_output.table(COLUMNS, [_row(task) for task in file["tasks"]], RIGHT))
+    show(out, COLUMNS, [_row(task) for task in file["tasks"]])
     parts = {name: 0 for name in ("adapter", "head", "metadata")}
     for task in file["tasks"]:
         for name, count in task["bytes_by_part"].items():
@@ -68,9 +79,8 @@ def show_costs(out: Console, costs: Sequence[Cost]) -> None:
     worst = max(costs, key=lambda cost: cost.relative_error)
     middle = median(cost.relative_error for cost in costs)
     place = f"({_output.plain(worst.tensor)})"
-    out.print(
-        f"quantized {len(costs)} matrices: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}"
-    )
+    matrices = _output.counted(len(costs), "matrix", "matrices")
+    out.print(f"quantized {matrices}: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}")
 
 
 def costs_json(costs: Sequence[Cost]) -> Json | None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from adapterpack import api
+from adapterpack.errors import CallError, Reason
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._tables import Column, show
 
 
 @click.command()
@@ -24,7 +26,7 @@ from adapterpack_cli import _output, _summary
 def bundle(files: Sequence[str], out: Path, cross_task: bool, force: bool, as_json: bool) -> None:
     """Put the tasks of several FILEs of one backbone into one file."""
     how = ", coding each task given those before it" if cross_task else ""
-    with _output.busy(f"bundling {len(files)} files{how}"):
+    with _output.busy(f"bundling {_output.counted(len(files), 'file')}{how}"):
         summary = api.bundle(list(files), out, cross_task=cross_task, force=force)
     if as_json:
         _output.print_json(summary.sizes)
@@ -49,10 +51,12 @@ def _gain(bytes_before: int, bytes_after: int) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def split(file: str, out: Path, force: bool, as_json: bool) -> None:
     """Write each task of FILE into a file of its own, <task>.apk."""
+    if out.exists() and not out.is_dir():
+        raise CallError(f"{out} is a file", Reason.NOT_A_FILE, hint="give -o a folder, which may be a new one")
     with _output.busy(f"splitting {file}"):
         summaries = api.split(file, out, force=force)
     if as_json:
         _output.print_json({"files": [summary.sizes for summary in summaries]})
         return
     rows = [[summary.path, f"{summary.sizes['file_bytes']:,}"] for summary in summaries]
-    _output.console().print(_output.table(("file", "bytes"), rows, (1,)))
+    show(_output.console(), (Column("file", least=16), Column("bytes", right=True)), rows)

@@ -1,12 +1,13 @@
 """The `adapterpack` command: finds subcommands on demand, prints errors in one line, sets the exit status.
 
-Exit status: 0 done, 1 the data is at fault, 2 the call is at fault, 130 interrupted.
+Exit status: 0 done, 1 the data is at fault, 2 the call is at fault, 130 interrupted, 141 the
+reader of a pipe went away.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import sys
 import traceback
 import warnings
@@ -16,7 +17,11 @@ from typing import TextIO
 import click
 
 import adapterpack
-from adapterpack.errors import printable
+from adapterpack.errors import Reason, printable
+from adapterpack_cli import _output, _streams
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+_EXPECTED = (click.ClickException, click.Abort, adapterpack.AdapterPackError, MemoryError, KeyboardInterrupt)
 
 # command → module; imported when asked for, so that `inspect` does not pay for `load`
 _COMMANDS = {
@@ -65,24 +70,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     warnings.showwarning = _show_warning
     try:
-        words = [word for word in words if word != "--debug"]
-        status = cli.main(words, prog_name="adapterpack", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe went away: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (click.ClickException, click.Abort, adapterpack.AdapterPackError, MemoryError) as error:
+        status = _run([word for word in words if word != "--debug"])
+    except _EXPECTED as error:
         if debug:
             traceback.print_exc()
         text, status = _explain(error)
         click.echo(f"error: {text}", err=True)
-        sys.exit(status)
-    sys.exit(status if isinstance(status, int) else 0)  # what ctx.exit() gave
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """The status that a command ends with; its errors pass.
+
+    Raises:
+        CallError: `io-error`, standard output does not take what was written.
+    """
+    _streams.prepare()
+    before = sys.stdout
+    try:
+        status = cli.main(words, prog_name="adapterpack", standalone_mode=False)
+        sys.stdout.flush()
+    except (
+        SystemExit
+    ) as end:  # when the reader of a pipe went away: rich in answer to the error, click with new outputs
+        if sys.stdout is before and not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return _reader_gone()
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:  # files are written elsewhere, errors named
+            raise
+        _streams.discard()
+        raise adapterpack.CallError(f"standard output: {error.strerror}", Reason.IO) from error
+    return status if isinstance(status, int) else 0  # what ctx.exit() gave
+
+
+def _reader_gone() -> int:
+    """Nothing is wrong, but not all was said: the status of a program that the signal of a pipe ends."""
+    _streams.discard()
+    return 141
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, adapterpack.AdapterPackError):
-        return str(error), error.exit_status
+        return _output.told(error), error.exit_status
     if isinstance(error, click.UsageError):
         place = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         return _one_line(error) + place, 2

@@ -8,6 +8,7 @@ import click
 
 from adapterpack import exchange
 from adapterpack.converters import CONVERTERS
+from adapterpack.errors import printable
 from adapterpack_cli import _output
 
 
@@ -21,8 +22,10 @@ from adapterpack_cli import _output
 def unpack(file: str, out: Path, to: str, task: str | None, force: bool, as_json: bool) -> None:
     """Write one task of FILE in another program's form."""
     with _output.busy(f"unpacking {file}"):
-        exchange.unpack(file, out, to=to, task=task, force=force)
+        written = exchange.unpack(file, out, to=to, task=task, force=force)
     if as_json:
-        _output.print_json({"path": str(out), "form": to, "bytes": out.stat().st_size if out.is_file() else None})
+        paths = [str(path) for path in written]
+        size = sum(path.stat().st_size for path in written)
+        _output.print_json({"path": paths[0], "paths": paths, "form": to, "bytes": size})
     else:
-        click.echo(f"wrote {out}")
+        click.echo(f"wrote {' and '.join(printable(path) for path in written)}")

@@ -5,17 +5,32 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from adapterpack.api import open as open_apk
-from adapterpack.errors import AdapterPackError, printable
+from adapterpack.errors import AdapterPackError
 from adapterpack_cli import _output
+from adapterpack_cli._tables import Column, show
 
-_POOL_FROM = 16  # starting processes costs more than it saves for fewer files
+_POOL_FROM = 16  # starting processes costs more than it saves for fewer tasks
+_COLUMNS = (Column(""), Column("file", least=16), Column("", least=12))
+Json = dict[str, Any]
+Failure = Json | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Some tasks of one file, checked by one process; None for all, where some are coded given others."""
+
+    file: str
+    tasks: tuple[str, ...] | None
+    count: int
 
 
 @click.command()
@@ -25,55 +40,99 @@ _POOL_FROM = 16  # starting processes costs more than it saves for fewer files
 def verify(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
     """Decode everything and check every checksum; all files are checked even when one is bad."""
     results = _all_results(files)
-    good = all(result["ok"] for result in results)
+    bad = [result for result in results if not result["ok"]]
     if as_json:
-        _output.print_json({"files": results, "ok": good})
+        _output.print_json({"files": results, "ok": not bad})
     else:
         _show(results)
-    bad = [result for result in results if not result["ok"]]
     if bad:
-        first = bad[0]
-        place = "" if first["path"] in first["error"] else f"{printable(first['path'])}: "
-        click.echo(f"error: {len(bad)} of {len(results)} files: {place}{first['error']}", err=True)
-        ctx.exit(int(first["exit_status"]))
+        share = f"{len(bad)} of {len(results)} files: " if len(results) > 1 else ""
+        click.echo(f"error: {share}{bad[0]['error']}", err=True)
+        ctx.exit(int(bad[0]["exit_status"]))
 
 
-def _all_results(files: Sequence[str]) -> list[dict[str, Any]]:
-    workers = min(os.cpu_count() or 1, len(files) // (_POOL_FROM // 2))
-    with _output.progress("verifying", len(files)) as step:
-        results: list[dict[str, Any]] = []
-        if workers < 2:
-            for file in files:
-                results.append(check(file))
-                step()
-            return results
-        with ProcessPoolExecutor(workers, initializer=_warm_up) as pool:
-            for result in pool.map(check, files, chunksize=4):
-                results.append(result)
-                step()
-        return results
+def _all_results(files: Sequence[str]) -> list[Json]:
+    """Every file's head here, its tasks in as many processes as pay."""
+    results = [_head(file) for file in files]
+    total = sum(len(result["tasks"]) for result in results if result["ok"])
+    workers = min(os.cpu_count() or 1, total // (_POOL_FROM // 2))
+    jobs = [
+        (number, job)
+        for number, result in enumerate(results)
+        if result["ok"]
+        for job in _jobs(result, max(1, total // (8 * workers)) if workers > 1 else 1)
+    ]
+    with _output.progress("verifying", total) as step:
+        for (number, _), failure in zip(jobs, _checked([job for _, job in jobs], workers, step)):
+            if failure is not None and results[number]["ok"]:
+                results[number] = failure
+    for result in results:
+        result.pop("given", None)
+    return results
 
 
-def _warm_up() -> None:
-    """Numba's compiled decoder is worth loading once a worker, where it is installed."""
+def _head(file: str) -> Json:
+    """What a file is, as far as its head says: path, ok, and either tasks and digest or error and reason."""
+    try:
+        bundle = open_apk(file)
+    except AdapterPackError as error:
+        return _failed(file, error)
+    given = any(segment.given for task in bundle.index.tasks for segment in task.segments)
+    facts = {"tasks": list(bundle.tasks), "file_bytes": bundle.file_bytes, "digest": bundle.digest}
+    return {"path": file, "ok": True, **facts, "given": given}
+
+
+def _failed(file: str, error: AdapterPackError) -> Json:
+    told = {"error": _output.told(error), "reason": error.reason, "where": error.where}
+    return {"path": file, "ok": False, **told, "exit_status": error.exit_status}
+
+
+def _jobs(result: Json, most: int) -> Iterator[Job]:
+    """Tasks that are coded given others stay together, because each process would have to decode those again."""
+    file, tasks = result["path"], result["tasks"]
+    if result["given"]:
+        yield Job(file, None, len(tasks))
+        return
+    for i in range(0, len(tasks), most):
+        part = tuple(tasks[i : i + most])
+        yield Job(file, part, len(part))
+
+
+def _checked(jobs: Sequence[Job], workers: int, step: Callable[[int], None]) -> Iterator[Failure]:
+    """What is wrong with each job's tasks, in order; `step` is told of every task."""
+    if workers < 2:
+        for job in jobs:
+            yield check(job, step)
+        return
+    with ProcessPoolExecutor(workers, initializer=_begin) as pool:
+        for job, failure in zip(jobs, pool.map(check, jobs)):
+            step(job.count)
+            yield failure
+
+
+def _begin() -> None:
+    """Ctrl-C is for the first process to answer; Numba's decoder, where installed, is worth loading once a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError):
         importlib.import_module("numba")
 
 
-def check(file: str) -> dict[str, Any]:
-    """Verify one file: path, ok, and either tasks and digest or error and reason."""
+def check(job: Job, step: Callable[[int], None] | None = None) -> Failure:
+    """Verify some tasks of one file; None where all is well."""
     try:
-        bundle = open_apk(file)
-        tasks = list(bundle.verify())
+        for _ in open_apk(job.file).verify(job.tasks):
+            if step is not None:
+                step(1)
     except AdapterPackError as error:
-        reason = {"error": str(error), "reason": error.reason, "where": error.where}
-        return {"path": file, "ok": False, **reason, "exit_status": error.exit_status}
-    return {"path": file, "ok": True, "tasks": tasks, "file_bytes": bundle.file_bytes, "digest": bundle.digest}
+        return _failed(job.file, error)
+    return None
 
 
-def _show(results: Sequence[dict[str, Any]]) -> None:
+def _show(results: Sequence[Json]) -> None:
     rows = []
     for result in results:
-        told = f"{len(result['tasks'])} task(s)  {result['digest'][:19]}" if result["ok"] else str(result["reason"])
+        told = str(result.get("reason"))
+        if result["ok"]:
+            told = f"{_output.counted(len(result['tasks']), 'task')}  {result['digest'][:19]}"
         rows.append(["ok" if result["ok"] else "BAD", result["path"], told])
-    _output.console().print(_output.table(("", "file", ""), rows))
+    show(_output.console(), _COLUMNS, rows)

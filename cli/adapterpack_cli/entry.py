@@ -1,0 +1,16 @@
+"""Where the `adapterpack` command begins: an interruption while modules are imported is one line as well."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        from adapterpack_cli.main import main as run  # here, because it imports everything else
+
+        run()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
