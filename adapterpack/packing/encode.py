@@ -81,10 +81,11 @@ def candidates(segment: Planned, profile: str) -> list[Choice]:
     if profile == "fast":
         return [_codec_of(segment.form, entries, "none")]
     found = [_codec_of(segment.form, entries, compression) for compression in ("zstd", "none")]
-    if segment.form.get("bits") == 1:
+    if "bits" in segment.form:
         plain = found[0][1]
         shapes = [tensor.shape for tensor in segment.tensors]
-        found += [("predictive-signs", {**plain, **extra}) for extra in candidate_params(segment.part, shapes)]
+        name = "predictive-signs" if segment.form["bits"] == 1 else "predictive-codebook"
+        found += [(name, {**plain, **extra}) for extra in candidate_params(segment.part, shapes)]
     return found
 
 

@@ -125,7 +125,7 @@ def sparse_examples() -> list[Segment]:
     return out
 
 
-def predictive_examples() -> list[Segment]:
+def predictive_examples(bits: int = 1) -> list[Segment]:
     """Branches of few units (joined), of many, with nothing to gain, mixed shapes, and a head that is split."""
 
     def low_rank(seed: int, *shape: int) -> np.ndarray:
@@ -133,9 +133,9 @@ def predictive_examples() -> list[Segment]:
         return np.outer(rng.normal(size=shape[0]), rng.normal(size=shape[1])).astype(np.float32)
 
     lists: list[list[Tensor]] = [
-        [quantize_latent(low_rank(i, *shape), 1) for i, shape in enumerate([(1, 40), (40, 1)] * 3)],
-        [quantize_latent(low_rank(i, *shape), 1) for i, shape in enumerate([(8, 40), (40, 8)] * 2)],
-        [quantize_latent(numbers(i, shape), 1) for i, shape in enumerate([(9, 7), (3, 30), (30, 3), (5, 5)])],
+        [quantize_latent(low_rank(i, *shape), bits) for i, shape in enumerate([(1, 40), (40, 1)] * 3)],
+        [quantize_latent(low_rank(i, *shape), bits) for i, shape in enumerate([(8, 40), (40, 8)] * 2)],
+        [quantize_latent(numbers(i, shape), bits) for i, shape in enumerate([(9, 7), (3, 30), (30, 3), (5, 5)])],
     ]
     out = []
     for tensors in lists:
@@ -143,7 +143,7 @@ def predictive_examples() -> list[Segment]:
         for extra in candidate_params("adapter", shapes):
             assert isinstance(tensors[0], Quantized)
             out += with_compression(tensors, {**quantized_params(tensors[0]), **extra})
-    head: list[Tensor] = [quantize_latent(low_rank(7, 131, 24), 1)]
+    head: list[Tensor] = [quantize_latent(low_rank(7, 131, 24), bits)]
     assert isinstance(head[0], Quantized)
     for extra in candidate_params("head", [head[0].shape]):
         out += with_compression(head, {**quantized_params(head[0]), **extra})
@@ -156,6 +156,7 @@ EXAMPLES: dict[str, Callable[[], list[Segment]]] = {
     "codebook": lambda: quantized_examples((2, 3, 5, 8)),
     "sparse": sparse_examples,
     "predictive-signs": predictive_examples,
+    "predictive-codebook": lambda: [*predictive_examples(2), *predictive_examples(5)],
 }
 
 shapes_of = st.lists(st.lists(st.integers(1, 9), min_size=0, max_size=3).map(tuple), min_size=1, max_size=5)
