@@ -36,6 +36,8 @@ def write_report(rows: Sequence[Row], folder: Path) -> Path:
         folder: where to.
     """
     finals = [row for row in rows if row["stage"] == "final"]
+    if not finals:
+        raise SystemExit("study: only tuning runs are finished, there is nothing to report yet; run it again to go on")
     cells: Cells = {}
     for row in finals:
         cells.setdefault((row["case"], row["task"]), []).append(row)
