@@ -20,6 +20,7 @@ from vectors_build import Vector  # noqa: E402
 from vectors_cross import bad_cross, good_cross  # noqa: E402
 from vectors_good import good  # noqa: E402
 from vectors_signs import bad_signs, good_signs  # noqa: E402
+from vectors_top import bad_top, good_top  # noqa: E402
 
 from adapterpack.adapter import Adapter  # noqa: E402
 from adapterpack.errors import AdapterPackError  # noqa: E402
@@ -36,7 +37,8 @@ LARGE = 1 << 20  # tensors above this many elements have no digest of their floa
 def main() -> None:
     index = FOLDER / "index.json"
     known = {row["file"]: row for row in json.loads(index.read_text("utf-8"))} if index.exists() else {}
-    for vector in (*good(), *good_signs(), *good_cross(), *bad(), *bad_signs(), *bad_cross()):
+    good_ones = (*good(), *good_signs(), *good_cross(), *good_top())
+    for vector in (*good_ones, *bad(), *bad_signs(), *bad_cross(), *bad_top()):
         if vector.file in known:
             if hashlib.sha256(vector.data).hexdigest() != known[vector.file]["sha256"]:
                 print(f"kept as released, although other bytes would be built now: {vector.file}")

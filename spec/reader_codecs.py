@@ -172,6 +172,23 @@ def predictive_decode(payload: bytes, shapes: list[Shape], params: Params, given
     return _assembled(reader_signs.unpack(taken, shapes, params, given), *scales, shapes, params)
 
 
+# --- predictive-codebook ------------------------------------------------------------------------------------------
+
+
+def top_form(params: Params) -> Params:
+    reader_signs.check_parameters(params)
+    return quantized_form(params, "bits", *reader_signs.EXTRA)
+
+
+def top_decode(payload: bytes, shapes: list[Shape], params: Params) -> list[Tensor]:
+    sections, below = Sections(payload, params["compression"]), params["bits"] - 1
+    taken = reader_signs.take(sections, shapes, params, is_given=False)
+    low = sections.section(sum(packed_bytes(numel(shape), below) for shape in shapes))
+    scales = _scales(sections, shapes, params)
+    top = reader_signs.unpack(taken, shapes, params, ())
+    return _assembled(reader_signs.joined(top, low, shapes, below), *scales, shapes, params)
+
+
 # --- sparse -------------------------------------------------------------------------------------------------------
 
 
@@ -276,4 +293,5 @@ SPARSE = Codec(
     sparse_form, lambda shapes, params: 32 * params["entries"] + 16 * len(shapes), lambda s, p: None, sparse_decode
 )
 PREDICTIVE = Codec(predictive_form, reader_signs.decoded_bytes, lambda s, p: None, predictive_decode, takes_given=True)
-CODECS = {**VALUE_CODECS, "sparse": SPARSE, "predictive-signs": PREDICTIVE}
+TOP = Codec(top_form, lambda s, p: reader_signs.decoded_bytes(s, p, each=8), lambda s, p: None, top_decode)
+CODECS = {**VALUE_CODECS, "sparse": SPARSE, "predictive-signs": PREDICTIVE, "predictive-codebook": TOP}

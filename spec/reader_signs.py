@@ -1,7 +1,7 @@
 """Which matrices of a segment share a sign stream, and where its signs go: spec/codecs.md, "predictive-signs".
 
 Part of the second reader; the streams themselves are read by `sign_reader`. What scales make of the signs is not known
-here.
+here. The top bits of "predictive-codebook" are such signs too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import sign_reader
-from reader_base import Given, Params, Sections, Shape, choose, elements, fail, numel, packed_bytes
+from reader_base import Given, Params, Sections, Shape, choose, codes, elements, fail, numel, packed_bytes
 
 EXTRA = ("join", "lam", "pooled", "units")
 SIGNS = 1 << 26
@@ -43,10 +43,10 @@ def check_parameters(params: Params) -> None:
     choose(params, "units", ("short", "rows"))
 
 
-def decoded_bytes(shapes: list[Shape], params: Params) -> int:
+def decoded_bytes(shapes: list[Shape], params: Params, each: int = 6) -> int:
     streams = streams_of(shapes, params)
     largest = max(s.M * s.U * (48 * s.U + 4 * s.C + 4096) for s in streams)
-    return 6 * elements(shapes) + largest + (1 << 20)
+    return each * elements(shapes) + largest + (1 << 20)
 
 
 # --- layout -------------------------------------------------------------------------------------------------------
@@ -149,6 +149,18 @@ def unpack(taken: list[tuple[Stream, bytes, bool]], shapes: list[Shape], params:
             size = packed_bytes(numel(shapes[i]), 1)
             packed[i], data = data[:size], data[size:]
     return b"".join(packed[i] for i in range(len(shapes)))
+
+
+def joined(top: bytes, low: bytes, shapes: list[Shape], below: int) -> bytes:
+    """The packed codes of all matrices, from their packed top bits and the packed rest of `below` bits each."""
+    packed = b""
+    for count in map(numel, shapes):
+        size, low_size = packed_bytes(count, 1), packed_bytes(count, below)
+        rows = zip(codes(top[:size], count, 1), codes(low[:low_size], count, below))
+        stream = sum((high << below | rest) << i * (below + 1) for i, (high, rest) in enumerate(rows))
+        packed += stream.to_bytes(packed_bytes(count, below + 1), "little")
+        top, low = top[size:], low[low_size:]
+    return packed
 
 
 def least_bits(s: Stream, is_given: bool) -> int:

@@ -387,7 +387,8 @@ def test_second_reader_runs_without_any_installed_package() -> None:
 def test_same_bytes_in_every_process() -> None:
     code = (
         "import sys, hashlib; sys.path[:0] = ['spec', '.']; import vectors_good as v, vectors_signs as w, "
-        "vectors_cross as c; every = (*v.good(), *w.good_signs(), *c.good_cross()); "
+        "vectors_cross as c, vectors_top as t; "
+        "every = (*v.good(), *w.good_signs(), *c.good_cross(), *t.good_top()); "
         "print(hashlib.sha256(b''.join(x.data for x in every)).hexdigest())"
     )
     sums = {run("-c", code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4242")}
@@ -400,7 +401,7 @@ def test_worked_examples_of_the_codecs_page(second: dict[str, ModuleType]) -> No
     raw = {"compression": "none", "dtype": "float32"}
     coded = {"compression": "none", "group": 0, "levels": "unit", "offset": False, "scale": "float32"}
     three = {**coded, "bits": 3, "levels": "normal-l1", "offset": True, "scale": "float16"}
-    levels = codebooks.levels_of("normal-l1", 3)
+    levels, two = codebooks.levels_of("normal-l1", 3), codebooks.levels_of("normal-l1", 2)
     entries = {"compression": "none", "entries": 2, "values": {"codec": "raw", **raw}}
     board = {**coded, "join": 1, "lam": 1, "pooled": False, "units": "rows"}
     rows: tuple[tuple[str, str, dict[str, Any], tuple[int, ...], list[float]], ...] = (
@@ -411,6 +412,11 @@ def test_worked_examples_of_the_codecs_page(second: dict[str, ModuleType]) -> No
         (
             "08  66 66 66 66 1E EC 57 5A  00 00 00 3F", "predictive-signs", board, (16, 6),
             [0.5 if (i + j) % 2 else -0.5 for i in range(16) for j in range(6)],
+        ),
+        (
+            f"08  66 66 66 66 1E EC 57 5A  {' '.join(12 * ['FF'])}  00 00 00 3F", "predictive-codebook",
+            {**board, "bits": 2, "levels": "normal-l1"}, (16, 6),
+            [float(two[3 if (i + j) % 2 else 1]) / 2 for i in range(16) for j in range(6)],
         ),
     )  # fmt: skip
     for digits, codec, params, shape, expected in rows:
