@@ -249,15 +249,15 @@ def _bad_segments() -> Iterator[Bad]:
     yield "skipped", "segment-reference", skipped, "A skipped segment is given a task."
     yield from _not_signs(one, two)
     plain = take_apart(join([encode_task(task, "fast") for task in (one, two)], BACKBONE))
-    yield "codec-signs", "bad-field", _announced(plain, 0), "The codec signs uses no given tasks."
+    yield "codec-signs", "bad-field", announced(plain, 0), "The codec signs uses no given tasks."
     named = [encode_task(replace(task, labels=tuple("vwxyz")), "small") for task in heads]
-    yield "codec-labels", "bad-field", _announced(take_apart(join(named, BACKBONE)), 2), "Class names are given a task."
+    yield "codec-labels", "bad-field", announced(take_apart(join(named, BACKBONE)), 2), "Class names are given a task."
     floats = [encode_task(replace(task, head=Head(dense(numbers(5, 64)))), "small") for task in (one, two)]
-    data = _announced(take_apart(join(floats, BACKBONE)), 1)
+    data = announced(take_apart(join(floats, BACKBONE)), 1)
     yield "codec-raw", "bad-field", data, "The codec raw uses no given tasks."
 
 
-def _announced(parts: Parts, number: int) -> bytes:
+def announced(parts: Parts, number: int) -> bytes:
     """The second task's segment of this number is given the first task."""
 
     def change(index: Json) -> None:

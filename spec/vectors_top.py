@@ -6,17 +6,20 @@ The streams themselves are those of `predictive-signs`, and `vectors_signs` show
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from vectors_bad_payloads import Row, floats
 from vectors_build import Json, Vector, one_segment, take_apart, varint, zstd_frame
+from vectors_cross import announced
 from vectors_good import BACKBONE, adapter, at, chosen, dense, numbers, written
 from vectors_signs import DEFAULT, NAME, PAPER, SCALES, SMALL, Bits, alike, drawn, pairs, tensor
 
 from adapterpack import bits as bitstream
 from adapterpack.adapter import Adapter, Head
 from adapterpack.codecs import CODECS
+from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.tensors import Quantized, groups_of
 
@@ -148,6 +151,9 @@ def _bad_parameters() -> Iterator[Row]:
     for name in ("bits", "join", "lam", "pooled", "units"):
         data = one_segment(TOP, {k: v for k, v in TWO.items() if k != name}, coded + low + SCALES, [8, 40])
         yield f"no-{name}", "bad-parameter", data, f"Codec {TOP} without {name}.", "item 22"
+    tasks = [replace(lora(pairs(8, 96, 1), 2), name=name) for name in ("a", "b")]
+    data = announced(take_apart(join([encode_task(task, "small") for task in tasks], BACKBONE)), 0)
+    yield "given", "bad-field", data, f"The codec {TOP} uses no given tasks.", ""
 
 
 def _bad_shapes() -> Iterator[Row]:

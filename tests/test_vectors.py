@@ -133,6 +133,16 @@ def small(tensor: Tensor) -> bool:
     return int(np.prod(tensor.shape, dtype=object)) <= 1 << 20
 
 
+@pytest.mark.parametrize(("name", "each"), [("predictive-signs", 6), ("predictive-codebook", 8)])
+def test_decoded_bytes_of_both_readers(name: str, each: int, second: dict[str, ModuleType]) -> None:
+    """One pair of 8 units and 96 channels, by the page's formula."""
+    params = {"compression": "none", "join": 1, "lam": 40, "pooled": True, "units": "short"}
+    shapes = [(8, 96), (96, 8)]
+    expected = each * 1536 + 2 * 8 * (48 * 8 + 4 * 96 + 4096) + (1 << 20)
+    for codecs in (CODECS, second["reader_codecs"].CODECS):
+        assert codecs[name].decoded_bytes(shapes, params) == expected
+
+
 CANONICAL = [row for row in GOOD if row["writer"]]
 
 
