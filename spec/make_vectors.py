@@ -17,9 +17,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from vectors_bad import bad  # noqa: E402
 from vectors_build import Vector  # noqa: E402
-from vectors_cross import bad_cross, good_cross  # noqa: E402
+from vectors_cross import good_cross  # noqa: E402
+from vectors_cross_bad import bad_cross  # noqa: E402
 from vectors_good import good  # noqa: E402
-from vectors_signs import bad_signs, good_signs  # noqa: E402
+from vectors_signs import good_signs  # noqa: E402
+from vectors_signs_bad import bad_signs  # noqa: E402
 from vectors_top import bad_top, good_top  # noqa: E402
 
 from adapterpack.adapter import Adapter  # noqa: E402

@@ -6,12 +6,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from vectors_build import Json, Parts, edited, one_segment, take_apart, varint, with_frame, zstd_frame
-from vectors_good import adapter, dense, numbers, written
+from vectors_adapters import adapter, dense, numbers, written
+from vectors_build import Json, Parts, Row, edited, one_segment, take_apart, varint, with_frame, zstd_frame
 
 from adapterpack.adapter import Head
-
-Row = tuple[str, str, bytes, str, str]
 
 RAW: Json = {"compression": "none", "dtype": "float32"}
 SIGNS: Json = {"compression": "none", "group": 0, "levels": "unit", "offset": True, "scale": "float32"}

@@ -15,6 +15,8 @@ from typing import Any
 from adapterpack.container import deflate, framing, strict_json
 
 Json = dict[str, Any]
+Row = tuple[str, str, bytes, str, str]  # name, reason, file, why, source
+Change = Callable[[Json], object]
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,15 @@ def varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
+
+
+def in_task(change: Change) -> Change:
+    return lambda index: change(index["tasks"][0])
+
+
+def in_group(change: Change) -> Change:
+    return lambda index: change(index["tasks"][0]["groups"][0])
+
+
+def to(**fields: Any) -> Change:
+    return lambda place: place.update(fields)

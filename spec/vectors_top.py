@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from vectors_bad_payloads import Row, floats
-from vectors_build import Json, Vector, one_segment, take_apart, varint, zstd_frame
-from vectors_cross import announced
-from vectors_good import BACKBONE, adapter, at, chosen, dense, numbers, written
-from vectors_signs import DEFAULT, NAME, PAPER, SCALES, SMALL, Bits, alike, drawn, pairs, tensor
+from vectors_adapters import BACKBONE, adapter, at, chosen, dense, numbers, written
+from vectors_bad_payloads import floats
+from vectors_build import Json, Row, Vector, one_segment, take_apart, varint, zstd_frame
+from vectors_cross_bad import announced
+from vectors_signs import DEFAULT, NAME, PAPER, SMALL, Bits, alike, drawn, pairs, tensor
+from vectors_signs_bad import SCALES
 
 from adapterpack import bits as bitstream
 from adapterpack.adapter import Adapter, Head
