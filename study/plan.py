@@ -50,8 +50,8 @@ CASES: tuple[Case, ...] = (
     _case("bias", "bias"),
     _case("full", "full"),
 )
-CORE = ("probe", "lora 32 bit dim 32", "lora 32 bit dim 8", "lora 1 bit dim 32", "lora 32 bit dim 1",
-        "lora 8 bit dim 4", "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32")  # fmt: skip
+CORE = ("probe", "lora 32 bit dim 32", "lora 1 bit dim 32", "lora 8 bit dim 4", "lora 32 bit dim 1",
+        "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32")  # fmt: skip
 TASKS = ("digits", "clothing", "signdigits", "omniglot", "derived_rot4", "mnist", "derived_where16")
 
 
