@@ -208,7 +208,7 @@ def inflate(tensors: Sequence[Quantized], factors: Sequence[float] | None = None
 
 
 _EMPTY = np.zeros(0, np.float32)
-_LOOKUPS = 4096
+_LARGE = 1024  # bytes: from here on a lookup costs more than the call that makes it
 
 
 def _inflate_alike(tensors: list[Quantized], factor: F32 | None) -> F32:
@@ -245,14 +245,15 @@ def _by_byte_table(tensors: list[Quantized], values: F32) -> F32:
     """
     first = tensors[0]
     codes = bitstream.codes_of_byte(first.bits)
-    tables = values[:, codes].reshape(-1, codes.shape[1])  # 256 rows a tensor, one after another
+    tables = values.take(codes, axis=1, mode="clip")  # [tensors, 256, weights a byte]
     count, size = len(tensors), len(first.packed)
     out = np.empty((count, size, codes.shape[1]), np.float32)
-    step = max(1, _LOOKUPS // size)  # small tensors share a call, large ones stay in the cache
-    for start in range(0, count, step):
-        rows = np.array([t.packed for t in tensors[start : start + step]], np.intp)
-        rows += 256 * np.arange(start, start + len(rows))[:, None]
-        tables.take(rows, axis=0, out=out[start : start + step], mode="clip")
+    if size >= _LARGE:
+        for table, t, rows in zip(tables, tensors, out):
+            table.take(t.packed, axis=0, out=rows, mode="clip")
+    else:  # small tensors share a call
+        packed = np.array([t.packed for t in tensors], np.intp) + 256 * np.arange(count)[:, None]
+        tables.reshape(-1, codes.shape[1]).take(packed, axis=0, out=out, mode="clip")
     return out.reshape(count, -1)[:, : first.entries]
 
 

@@ -16,6 +16,7 @@ from adapterpack.container.index import Index, TaskEntry, TensorRow, data_json, 
 
 DIGEST_BYTES = 32
 _PREFIX = b"adapterpack digest 1\n"
+_LARGE = 32_768  # bytes
 
 
 def table_bytes(index: Index) -> int:
@@ -48,7 +49,15 @@ def describe(task: TaskEntry, forms: Sequence[Mapping[str, Any] | None], labels:
 def digest(description: bytes, contents: Iterable[Any]) -> bytes:
     """SHA-256 of the prefix, the description, a line feed, and every tensor's content in file order: 32 bytes."""
     sha = hashlib.sha256(_PREFIX + description + b"\n")
-    sha.update(b"".join(contents))
+    small: list[Any] = []
+    for part in contents:  # many small parts are hashed together, large ones where they are
+        if part.nbytes < _LARGE:
+            small.append(part)
+        else:
+            sha.update(b"".join(small))
+            sha.update(part)
+            small.clear()
+    sha.update(b"".join(small))
     return sha.digest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from adapterpack.adapter import Backbone, DataSettings, Site
@@ -46,13 +47,11 @@ class Group:
         for start, stop in zip(self.blocks[::2], self.blocks[1::2]):
             yield from range(start, stop)
 
-    def expand(self) -> list[Site]:
+    def expand(self) -> tuple[Site, ...]:
         """The sites in file order: block by block, patterns in the order listed."""
-        if not self.blocks:
-            return [Site.parse(pattern) for pattern in self.sites]
-        plain = [Site.parse(pattern.replace("*", "0")) for pattern in self.sites]
-        tails = [(site.path.removeprefix("blocks.0."), site.part) for site in plain]
-        return [Site(f"blocks.{n}.{tail}", part) for n in self.block_numbers() for tail, part in tails]
+        if self.site_count() > _FEW:
+            return _expanded(self.sites, tuple(self.block_numbers()))
+        return _kept(self.sites, tuple(self.block_numbers()))
 
     def site_count(self) -> int:
         blocks = sum(stop - start for start, stop in zip(self.blocks[::2], self.blocks[1::2]))
@@ -135,6 +134,18 @@ class Index:
         tensors = sum(g.site_count() * len(g.tensors) for t in self.tasks for g in t.groups)
         limits.require(tensors, limits.TENSORS, "tensors", "index.tasks")
         limits.require(sum(len(t.segments) for t in self.tasks), limits.SEGMENTS, "segments", "index.tasks")
+
+
+def _expanded(patterns: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[Site, ...]:
+    if not numbers:
+        return tuple(Site.parse(pattern) for pattern in patterns)
+    plain = [Site.parse(pattern.replace("*", "0")) for pattern in patterns]
+    tails = [(site.path.removeprefix("blocks.0."), site.part) for site in plain]
+    return tuple(Site(f"blocks.{n}.{tail}", part) for n in numbers for tail, part in tails)
+
+
+_FEW = 1024  # sites: what is kept must not grow with what a file claims
+_kept = lru_cache(maxsize=64)(_expanded)  # the tasks of one backbone have the same few lists of sites
 
 
 def to_json(index: Index) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from adapterpack.container import limits
@@ -41,7 +42,9 @@ def loads(data: bytes) -> Any:
         ) from error
     except RecursionError as error:
         raise CorruptFileError("the index is nested too deeply", Reason.TOO_DEEP) from error
-    _check(value, 1)
+    _check_depth(value)
+    if not (text.isascii() and text.isprintable() and "\\" not in text and len(text) <= limits.STRING_BYTES):
+        _check_texts(value)
     return value
 
 
@@ -73,19 +76,30 @@ def _constant(text: str) -> NoReturn:
     raise CorruptFileError(f"{text} is no JSON number", Reason.BAD_NUMBER)
 
 
-def _check(value: Any, depth: int) -> None:
-    if depth > limits.JSON_DEPTH and isinstance(value, (dict, list)):
-        raise CorruptFileError(f"the index is nested more than {limits.JSON_DEPTH} deep", Reason.TOO_DEEP)
+def _check_depth(value: Any) -> None:
+    """Level by level, because most of an index is numbers and text, which need no look."""
+    level, depth = _containers([value]), 0
+    while level:
+        depth += 1
+        if depth > limits.JSON_DEPTH:
+            raise CorruptFileError(f"the index is nested more than {limits.JSON_DEPTH} deep", Reason.TOO_DEEP)
+        level = [part for outer in level for part in _containers(outer.values() if type(outer) is dict else outer)]
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if type(value) is dict or type(value) is list]
+
+
+def _check_texts(value: Any) -> None:
     if isinstance(value, str):
         check_text(value)
     elif isinstance(value, dict):
         for name, item in value.items():
             check_text(name)
-            _check(item, depth + 1)
+            _check_texts(item)
     elif isinstance(value, list):
         for item in value:
-            if type(item) is not int:  # shapes and blocks: the common case needs no look
-                _check(item, depth + 1)
+            _check_texts(item)
 
 
 def check_text(text: str) -> None:

@@ -98,7 +98,9 @@ class Bundle:
         """One task's payloads as stored, checksums verified, nothing decoded."""
         number = self._number(task)
         with _naming(self.source):
-            return EncodedTask(self.index.tasks[number], tuple(self._payloads(number)), self.digests[number])
+            return EncodedTask(
+                self.index.tasks[number], tuple(map(bytes, self._payloads(number))), self.digests[number]
+            )
 
     def verify(self, tasks: Sequence[str] | None = None) -> Iterator[str]:
         """Decode tasks in turn, yielding each name once its checksums and digest are verified.
@@ -118,7 +120,7 @@ class Bundle:
         for n in numbers:
             entry = self.index.tasks[n]
             with _naming(self.source):
-                payloads = [memoryview(payload) for payload in self._payloads(n)]
+                payloads = self._payloads(n)
                 content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", earlier)
             yield entry, content
             earlier.keep(n, entry.name, content.segments)
@@ -132,11 +134,12 @@ class Bundle:
             raise CallError(f"{self.source.name}: {what}", Reason.UNKNOWN_TASK, hint=f"choose one of {shown}")
         return self.tasks.index(task)
 
-    def _payloads(self, number: int) -> list[bytes]:
+    def _payloads(self, number: int) -> list[memoryview]:
         entry = self.index.tasks[number]
         first = sum(len(task.segments) for task in self.index.tasks[:number])
-        data = _files.read_exactly(self.source, self._starts[number], entry.payload_bytes(), f"task {entry.name}")
-        out: list[bytes] = []
+        size = entry.payload_bytes()
+        data = memoryview(_files.read_exactly(self.source, self._starts[number], size, f"task {entry.name}"))
+        out: list[memoryview] = []
         at = 0
         for i, segment in enumerate(entry.segments):
             payload = data[at : at + segment.size]
