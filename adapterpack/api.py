@@ -13,7 +13,7 @@ from adapterpack.container.limits import Limits
 from adapterpack.errors import CallError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.cross import cross_coded, standalone
-from adapterpack.packing.join import common_backbone, join
+from adapterpack.packing.join import common_backbone, join, require_different
 from adapterpack.packing.sizes import describe_file
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def bundle(
     _files.refuse_existing(Path(out), force=force)
     opened = [open_bundle(source) for source in sources]
     shared = common_backbone([(one.source.name, one.backbone) for one in opened])
+    require_different([(task, one.source.name) for one in opened for task in one.tasks])
     data = plain = join([one.encoded(task) for one in opened for task in one.tasks], shared)
     if cross_task:
         data = cross_coded(plain)

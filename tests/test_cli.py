@@ -457,6 +457,13 @@ def test_bundle_and_split(folder: Path, run: Run) -> None:
     assert "parts/cifar.apk" in run("split", "both.apk", "-o", "parts", "--force").out
 
 
+def test_bundle_names_the_files_of_one_name(folder: Path, run: Run) -> None:
+    (folder / "again.apk").write_bytes((folder / "cifar.apk").read_bytes())
+    done = run("bundle", "cifar.apk", "again.apk", "-o", "twice.apk")
+    assert done.status == 2 and "two tasks are called 'cifar' (cifar.apk and again.apk)" in done.err
+    assert not (folder / "twice.apk").exists()
+
+
 def test_bundles_of_different_backbones(folder: Path, run: Run) -> None:
     other = adapterpack.Backbone("swin")
     (folder / "other.apk").write_bytes(factories.pack(factories.make("lora", "other"), backbone=other))

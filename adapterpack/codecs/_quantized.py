@@ -59,7 +59,7 @@ def layout_of(params: Params, bits: int) -> Layout:
     levels = params.get("levels")
     if not isinstance(levels, str) or not is_codebook(levels, bits):
         raise CorruptFileError(
-            f"no codebook {levels!r} of {bits} bit(s)", Reason.BAD_PARAMETER, hint="see spec/codecs.md"
+            f"no codebook {levels!r} of {bits} bits", Reason.BAD_PARAMETER, hint="see spec/codecs.md"
         )
     group = parameter(params, "group", GROUPS)
     scale = SCALE_DTYPES[parameter(params, "scale", tuple(SCALE_DTYPES))]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Union
+from typing import Any, Literal, Protocol, Union, runtime_checkable
 
 Array = Any  # a numpy array or a torch tensor: the methods use only what both have
 Shape = tuple[int, ...]
 Params = Mapping[str, Any]
-Tap = Literal["input", "residual", "output"]
+Tap = Literal["input", "residual", "output", "before"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +77,14 @@ class Method(Protocol):
 
     def tap(self, params: Params) -> Tap:
         """Where x of `branch` comes from: the "input" or "output" of the site's module, or the "residual" stream
-        before the norm that precedes it (the sum is then added to the residual stream too)."""
+        before the norm that precedes it (the sum is then added to the residual stream too). With "before", x is the
+        module's input, and what the branch gives is added to that input."""
         ...
 
     def features(self, shapes: Mapping[str, Shape], params: Params) -> dict[str, Shape]:
         """The shapes that the site's parameters must have for these tensors to fit: {"weight": (out, in), …}; a
-        "residual" site gives {"residual": (width,)}.
+        "residual" site gives {"residual": (width,)}. "input" and "output" stand for how many features the module
+        takes and gives, whatever its weight's shape.
 
         Raises:
             ValueError: the tensors do not belong together; the text says why.
@@ -95,7 +97,23 @@ class Method(Protocol):
 
     def delta(self, t: Mapping[str, Any], params: Params) -> dict[str, Delta]:
         """What each parameter of the site gains ({"weight": [out, in], "bias": [out]}); for a method that
-        `replaces`, the new values. Sparse tensors arrive as `Entries`. Foldable methods only."""
+        `replaces`, the new values. Sparse tensors arrive as `Entries`. Foldable methods only, and of those the ones
+        without a `transform`."""
+        ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A foldable method whose new parameters follow from those that are there: it has this in the place of `delta`."""
+
+    def transform(self, own: Mapping[str, Array], t: Mapping[str, Array], params: Params) -> dict[str, Array]:
+        """The new values of the site's parameters.
+
+        Args:
+            own: those that the site has, by role ("weight", "bias"), float32 or wider; they are left as they are.
+            t: by role, scale included, dense.
+            params: the method's settings.
+        """
         ...
 
 
@@ -107,7 +125,7 @@ def one_shape(shapes: Mapping[str, Shape], role: str, ndim: int) -> Shape:
     """
     shape = shapes[role]
     if len(shape) != ndim or 0 in shape:
-        raise ValueError(f"{role} has shape {list(shape)}, expected {ndim} dimension(s), none of them 0")
+        raise ValueError(f"{role} has shape {list(shape)}, expected {ndim}, none of them 0")
     return shape
 
 

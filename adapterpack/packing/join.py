@@ -22,16 +22,30 @@ def join(tasks: Sequence[EncodedTask], backbone: Backbone) -> bytes:
         CallError: `duplicate-name` for two tasks of one name, `limit-exceeded`.
         UnsupportedAdapterError: never; what cannot be stored was refused when it was encoded.
     """
-    names = [task.entry.name for task in tasks]
-    twice = parse.repeated_name(names)
-    if twice is not None:
-        raise CallError(f"two tasks are called {twice!r}", Reason.DUPLICATE_NAME, hint="rename one with pack --task")
+    require_different([(task.entry.name, "") for task in tasks])
     index = Index(tuple(task.entry for task in tasks), backbone)
     text = strict_json.dumps(to_json(index))
     parse.parse_index(text)  # the writer obeys every rule of the reader
     checksums = b"".join(zlib.crc32(payload).to_bytes(4, "little") for task in tasks for payload in task.payloads)
     table = checksums + b"".join(task.digest for task in tasks)
     return framing.build_head(text, table) + b"".join(payload for task in tasks for payload in task.payloads)
+
+
+def require_different(names: Sequence[tuple[str, str]]) -> None:
+    """Refuse two tasks of one name.
+
+    Args:
+        names: (task, file it comes from, or "") of each.
+
+    Raises:
+        CallError: `duplicate-name`, naming both files.
+    """
+    twice = parse.repeated_name([task for task, _ in names])
+    if twice is None:
+        return
+    files = [file for task, file in names if file and parse.repeated_name([task, twice])]
+    where = f" ({' and '.join(files[:2])})" if files else ""
+    raise CallError(f"two tasks are called {twice!r}{where}", Reason.DUPLICATE_NAME, hint="rename one: pack --task")
 
 
 def common_backbone(backbones: Sequence[tuple[str, Backbone]]) -> Backbone:

@@ -220,9 +220,8 @@ def _require_fit(model: nn.Module, found: BackboneFile) -> None:
     if wrong:
         name = wrong[0]
         text = f"{found.path}: {name} has shape {given.get(name)}, expected {expected.get(name)}"
-        raise UnsupportedAdapterError(
-            text, Reason.UNSUPPORTED_MODEL, hint=f"{len(wrong)} tensor(s) do not fit the .json"
-        )
+        more = f", nor do {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint=f"it does not fit the .json{more}")
 
 
 def _frozen(model: nn.Module) -> nn.Module:
@@ -239,6 +238,13 @@ def _file_settings(model: nn.Module, found: BackboneFile) -> DataSettings:
 
 def _config_of(model: nn.Module) -> dict[str, Any]:
     return dict(resolve_model_data_config(model))  # type: ignore[no-untyped-call]
+
+
+def settings_of(model: nn.Module) -> DataSettings:
+    """The preprocessing that timm records for a model, at the size of input that the model takes."""
+    size = tuple(model.patch_embed.img_size) if model.patch_embed.img_size else None  # type: ignore[union-attr, arg-type]
+    config = _config_of(model)
+    return data_settings({**config, "input_size": (model.in_chans, *size)} if size else config)
 
 
 def data_settings(config: Mapping[str, Any]) -> DataSettings:
