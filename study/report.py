@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 from typing import Any
 
 from study.plan import CASES
@@ -45,9 +47,11 @@ def write_report(rows: Sequence[Row], folder: Path) -> Path:
     tasks = sorted({task for _, task in cells})
     folder.mkdir(parents=True, exist_ok=True)
     plots = _plot(cells, cases, tasks, folder)
-    text = [*_head(finals), *_accuracies(cells, cases, tasks), *_claims(cells, tasks), *plots]
+    parts = (_accuracies(cells, cases, tasks), plots, _claims(cells, tasks), _above_probe(cells, cases, tasks),
+             _sizes(cells, cases), _chosen(cells, cases, tasks))  # fmt: skip
+    text = [*_head(finals), *chain.from_iterable(parts)]
     path = folder / "study.md"
-    path.write_text("\n".join(text) + "\n")
+    path.write_text("\n".join(text).rstrip() + "\n")
     return path
 
 
@@ -87,21 +91,73 @@ def _cell(rows: Sequence[Row]) -> str:
 
 
 def _claims(cells: Cells, tasks: Sequence[str]) -> list[str]:
-    lines = ["## What holds here of what the papers say", "", "| claim | difference, points | by task | bytes |"]
-    lines.append("|---|---|---|---|")
+    """Differences of the means over seeds; behind ± the standard error of each, from the spread over seeds."""
+    lines = ["## What holds here of what the papers say", "",
+             "| claim | difference, points | by task | bytes of the .apk |", "|---|---|---|---|"]  # fmt: skip
     for text, one, other in CLAIMS:
         both = [task for task in tasks if (one, task) in cells and (other, task) in cells]
         if both:
             gaps = [_mean(cells[one, task]) - _mean(cells[other, task]) for task in both]
-            by_task = ", ".join(f"{task} {gap:+.1f}" for task, gap in zip(both, gaps))
+            errors = [_error(cells[one, task], cells[other, task]) for task in both]
+            by_task = ", ".join(f"{task} {gap:+.1f} ± {error:.1f}" for task, gap, error in zip(both, gaps, errors))
             size = mean(row["bytes"] for task in both for row in cells[one, task])
             beside = mean(row["bytes"] for task in both for row in cells[other, task])
             lines.append(f"| {text} | {mean(gaps):+.2f} | {by_task} | {size:,.0f} against {beside:,.0f} |")
     return [*lines, ""]
 
 
+def _above_probe(cells: Cells, cases: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    lines = ["## Above the linear probe", ""]
+    below = []
+    least = []
+    for task in tasks:
+        probe = cells.get(("probe", task))
+        there = [case for case in cases if case != "probe" and (case, task) in cells]
+        gaps = {case: _mean(cells[case, task]) - _mean(probe) for case in there} if probe else {}
+        if gaps:
+            worst = min(gaps, key=lambda case: gaps[case])
+            least.append(f"{task} {gaps[worst]:+.1f} ({worst})")
+            below += [f"{case} on {task} by {-gap:.1f} points" for case, gap in gaps.items() if gap <= 0]
+    if not least:
+        return []
+    said = f"Not above it: {'; '.join(below)}." if below else "Every adapter is above it on every task."
+    return [*lines, f"{said} The least gain of any adapter, in points: {', '.join(least)}.", ""]
+
+
+def _sizes(cells: Cells, cases: Sequence[str]) -> list[str]:
+    """How much smaller a 1-bit adapter's part of the .apk is than its parameters in float32."""
+    lines = ["## Size of the adapter, head aside", "",
+             "| case | parameters | float32, bytes | in the .apk, bytes | times smaller |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for case in cases:
+        mine = [row for (name, _), rows in cells.items() if name == case for row in rows]
+        if any(row["adapter_bytes"] for row in mine):
+            count, size = mean(row["parameters"] for row in mine), mean(row["adapter_bytes"] for row in mine)
+            lines.append(f"| {case} | {count:,.0f} | {4 * count:,.0f} | {size:,.0f} | {4 * count / size:.1f} |")
+    return [*lines, ""]
+
+
+def _chosen(cells: Cells, cases: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    lines = ["## What the validation images chose", "", "Learning rate, and scale where the method has one.", "",
+             f"| case | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]  # fmt: skip
+    scaled = {case.name for case in CASES if case.scaled}
+    for case in cases:
+        rows = [cells[case, task][0] if (case, task) in cells else None for task in tasks]
+        shown = ["–" if row is None else f"{row['lr']:g}" + (f", {row['scale']:g}" if case in scaled else "")
+                 for row in rows]  # fmt: skip
+        lines.append(f"| {case} | {' | '.join(shown)} |")
+    return [*lines, ""]
+
+
 def _mean(rows: Sequence[Row]) -> float:
     return 100 * mean(row["test"] for row in rows)
+
+
+def _error(one: Sequence[Row], other: Sequence[Row]) -> float:
+    """Standard error of the difference of two means."""
+    return 100 * sqrt(
+        sum(variance([row["test"] for row in rows]) / len(rows) for rows in (one, other) if len(rows) > 1)
+    )
 
 
 def _plot(cells: Cells, cases: Sequence[str], tasks: Sequence[str], folder: Path) -> list[str]:

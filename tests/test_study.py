@@ -1,0 +1,71 @@
+"""The study's report from runs made up here, and its rule for what is finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.plan import BUDGETS, CASES, final, tuning
+from study.report import write_report
+from study.runner import finished
+
+
+def run(case: str, task: str, seed: int, test: float, **more: Any) -> dict[str, Any]:
+    return {"case": case, "task": task, "stage": "final", "seed": seed, "epochs": 15, "lr": 0.01, "scale": 10.0,
+            "test": test, "bytes": 9000, "adapter_bytes": 2000, "parameters": 10_000, **more}  # fmt: skip
+
+
+ROWS = [
+    *[run("probe", "digits", s, t, adapter_bytes=0, parameters=0) for s, t in enumerate((0.50, 0.52))],
+    *[run("lora 32 bit dim 32", "digits", s, t, adapter_bytes=40_000) for s, t in enumerate((0.80, 0.84))],
+    *[run("lora 1 bit dim 32", "digits", s, t) for s, t in enumerate((0.81, 0.81))],
+    *[run("lora 8 bit dim 4", "digits", s, t) for s, t in enumerate((0.40, 0.44))],
+]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    return write_report(ROWS, tmp_path).read_text("utf-8")
+
+
+def test_accuracies(page: str) -> None:
+    """0.80 and 0.84 have the mean 82.0 and the sample standard deviation sqrt(8) = 2.8."""
+    assert "| lora 32 bit dim 32 | 9,000 | 40,000 | 82.0 ± 2.8 | 82.0 |" in page
+    assert "| probe | 9,000 | 0 | 51.0 ± 1.4 | 51.0 |" in page
+
+
+def test_claims(page: str) -> None:
+    """81.0 − 82.0, with the error sqrt(8 / 2 + 0 / 2) = 2.0."""
+    assert "| 1 bit loses nothing (LoRA, dim 32) | -1.00 | digits -1.0 ± 2.0 |" in page
+    assert "AdaptFormer" not in page  # nothing is claimed of what was not run
+
+
+def test_what_is_below_the_probe_is_named(page: str) -> None:
+    assert "Not above it: lora 8 bit dim 4 on digits by 9.0 points." in page
+
+
+def test_sizes(page: str) -> None:
+    assert "| lora 1 bit dim 32 | 10,000 | 40,000 | 2,000 | 20.0 |" in page
+    assert "| probe | 0 |" not in page
+
+
+def test_only_tuning_runs_are_no_report(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="only tuning"):
+        write_report([{**ROWS[0], "stage": "tune"}], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_was_cut_off_is_not_finished(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    path.write_text(json.dumps({"key": "a"}) + "\n" + json.dumps({"key": "b"})[:-3])
+    assert set(finished(path)) == {"a"}
+
+
+def test_every_case_is_tuned_as_often() -> None:
+    for budget in BUDGETS.values():
+        chosen = [case for case in CASES if case.name in budget.cases]
+        assert {len({run.key for run in tuning(budget, "digits", case)}) for case in chosen} == {6}
+        assert len(final(budget, "digits", chosen[0], 0.1, 1.0)) == budget.seeds
