@@ -155,9 +155,8 @@ def _mean(rows: Sequence[Row]) -> float:
 
 def _error(one: Sequence[Row], other: Sequence[Row]) -> float:
     """Standard error of the difference of two means."""
-    return 100 * sqrt(
-        sum(variance([row["test"] for row in rows]) / len(rows) for rows in (one, other) if len(rows) > 1)
-    )
+    several = [[row["test"] for row in rows] for rows in (one, other) if len(rows) > 1]
+    return 100 * sqrt(sum(variance(values) / len(values) for values in several))
 
 
 def _plot(cells: Cells, cases: Sequence[str], tasks: Sequence[str], folder: Path) -> list[str]:
@@ -181,7 +180,7 @@ def _plot(cells: Cells, cases: Sequence[str], tasks: Sequence[str], folder: Path
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8, bbox_to_anchor=(0.5, -0.25))
+    figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8, bbox_to_anchor=(0.5, -0.15))
     figure.savefig(folder / "study.svg", bbox_inches="tight")
     pyplot.close(figure)
-    return ["![accuracy against bytes](study.svg)"]
+    return ["![accuracy against bytes](study.svg)", ""]
