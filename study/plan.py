@@ -50,8 +50,8 @@ CASES: tuple[Case, ...] = (
     _case("bias", "bias"),
     _case("full", "full"),
 )
-CORE = ("probe", "lora 32 bit dim 32", "lora 1 bit dim 32", "lora 8 bit dim 4", "lora 32 bit dim 1",
-        "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32")  # fmt: skip
+CORE = ("probe", "lora 32 bit dim 32", "lora 1 bit dim 32", "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32",
+        "lora 32 bit dim 1", "lora 8 bit dim 4")  # fmt: skip
 TASKS = ("digits", "clothing", "signdigits", "omniglot", "derived_rot4", "mnist", "derived_where16")
 
 
@@ -116,6 +116,6 @@ def final(budget: Budget, task: str, case: Case, lr: float, scale: float) -> lis
 
 
 def pairs(budget: Budget) -> Iterator[tuple[str, Case]]:
-    """Every task with every case, cases inside."""
-    chosen = [case for case in CASES if case.name in budget.cases]
-    return product(budget.tasks, chosen)
+    """Every case with every task, so that a study that is stopped has all tasks of its first cases."""
+    cases = {case.name: case for case in CASES}
+    return ((task, cases[name]) for name in budget.cases for task in budget.tasks)
