@@ -20,6 +20,7 @@ from vectors_build import Vector  # noqa: E402
 from vectors_cross import good_cross  # noqa: E402
 from vectors_cross_bad import bad_cross  # noqa: E402
 from vectors_good import good  # noqa: E402
+from vectors_methods import bad_methods, good_methods  # noqa: E402
 from vectors_signs import good_signs  # noqa: E402
 from vectors_signs_bad import bad_signs  # noqa: E402
 from vectors_top import bad_top, good_top  # noqa: E402
@@ -39,8 +40,8 @@ LARGE = 1 << 20  # tensors above this many elements have no digest of their floa
 def main() -> None:
     index = FOLDER / "index.json"
     known = {row["file"]: row for row in json.loads(index.read_text("utf-8"))} if index.exists() else {}
-    good_ones = (*good(), *good_signs(), *good_cross(), *good_top())
-    for vector in (*good_ones, *bad(), *bad_signs(), *bad_cross(), *bad_top()):
+    good_ones = (*good(), *good_signs(), *good_cross(), *good_top(), *good_methods())
+    for vector in (*good_ones, *bad(), *bad_signs(), *bad_cross(), *bad_top(), *bad_methods()):
         if vector.file in known:
             if hashlib.sha256(vector.data).hexdigest() != known[vector.file]["sha256"]:
                 print(f"kept as released, although other bytes would be built now: {vector.file}")

@@ -30,6 +30,26 @@ def _grouped(shapes: dict[str, Shape], params: Json) -> bool:
     return fits and shapes.get("bias", weight[:1]) == weight[:1]
 
 
+def _multiplied(shapes: dict[str, Shape], params: Json) -> bool:
+    factor = shapes["factor"]
+    return len(factor) == 1 and ("shift" not in shapes or (params["tap"] == "output" and shapes["shift"] == factor))
+
+
+def _long(shapes: dict[str, Shape], params: Json) -> bool:
+    return _pair(shapes) and shapes["magnitude"] == shapes["up"][:1]
+
+
+def _convolved(shapes: dict[str, Shape], params: Json) -> bool:
+    hidden = shapes["down"][:1]
+    fits = shapes["conv"] == (*hidden, *hidden, 3, 3) and shapes.get("conv_bias", hidden) == hidden
+    return _pair(shapes) and fits and params["prefix"] >= 0
+
+
+def _three(shapes: dict[str, Shape], params: Json) -> bool:
+    down, core, up = shapes["down"], shapes["core"], shapes["up"]
+    return len(down) == len(core) == len(up) == 2 and core[0] % up[1] == 0 and core[1] % down[0] == 0
+
+
 BIASES = {"down_bias", "up_bias"}
 METHODS: dict[str, tuple[Json, set[str], set[str], Any]] = {  # settings, required roles, optional roles, shapes
     "lora": ({"scale": float}, {"down", "up"}, set(), lambda shapes, params: _pair(shapes)),
@@ -38,6 +58,10 @@ METHODS: dict[str, tuple[Json, set[str], set[str], Any]] = {  # settings, requir
     "consolidator": ({"groups": int, "reorder": bool}, {"weight"}, {"bias"}, _grouped),
     "sparse": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
     "replace": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
+    "affine": ({"tap": str}, {"factor"}, {"shift"}, _multiplied),
+    "dora": ({"scale": float}, {"down", "up", "magnitude"}, set(), _long),
+    "convpass": ({"scale": float, "prefix": int}, {"down", "conv", "up"}, {*BIASES, "conv_bias"}, _convolved),
+    "fact": ({"scale": float}, {"down", "core", "up"}, set(), _three),
 }
 
 

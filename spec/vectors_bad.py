@@ -223,7 +223,7 @@ def _together(b: Parts) -> Iterator[Row]:
 
 def _methods(b: Parts) -> Iterator[Row]:
     i22, i27 = "item 22", "item 27"
-    yield "method-unknown", "unknown-method", edited(b, in_group(to(method="dora"))), "A method that is unknown.", i22
+    yield "method-none", "unknown-method", edited(b, in_group(to(method="none-such"))), "A method that is unknown.", i22
     for name, params in (
         ("missing", {}),
         ("unknown", {"scale": 1.0, "alpha": 16.0}),

@@ -42,6 +42,10 @@ def dense(*shape: int, seed: int = 0) -> Dense:
     return Dense(array(*shape, seed=seed))
 
 
+def about_one(*shape: int, seed: int = 0) -> Dense:
+    return Dense(1 + array(*shape, seed=seed))
+
+
 def one_bit(*shape: int, seed: int = 0) -> Tensor:
     return quantize_latent(array(*shape, seed=seed), 1)
 
@@ -122,6 +126,48 @@ EXAMPLES: dict[str, list[Branch]] = {
         branch("norm", "replace", {"weight": dense(WIDTH), "bias": dense(WIDTH, seed=1)}),
         branch("blocks.1.attn.qkv[q]", "replace", {"bias": dense(WIDTH, seed=2)}),
         branch("cls_token", "replace", {"value": dense(1, 1, WIDTH, seed=3)}),
+    ],
+    "affine": [
+        branch("blocks.0.attn.qkv[k]", "affine", {"factor": about_one(WIDTH)}, tap="output"),
+        branch("blocks.2.mlp.fc2", "affine", {"factor": about_one(4 * WIDTH)}, tap="input"),
+        branch("blocks.1.mlp.fc2", "affine", {"factor": about_one(WIDTH), "shift": dense(WIDTH)}, tap="output"),
+        branch("blocks.2.norm1", "affine", {"factor": about_one(WIDTH, seed=1), "shift": dense(WIDTH)}, tap="output"),
+        branch("patch_embed.proj", "affine", {"factor": about_one(WIDTH), "shift": dense(WIDTH)}, tap="output"),
+    ],
+    "dora": [
+        branch(site, "dora", {**lora(site, out, rank=2).tensors, "magnitude": dense(out, seed=5)}, scale=0.5)
+        for site, out in (("blocks.0.attn.qkv[v]", WIDTH), ("blocks.1.attn.qkv", 3 * WIDTH), ("blocks.2.mlp.fc1", 192))
+    ],
+    "fact": [
+        branch(
+            site,
+            "fact",
+            {"down": dense(2, WIDTH, seed=1), "core": dense(3 * j, 2 * k, seed=i), "up": dense(WIDTH, 3, seed=2)},
+            scale=0.5,
+        )
+        for i, (site, j, k) in enumerate(
+            (("blocks.0.attn.qkv[k]", 1, 1), ("blocks.1.mlp.fc1", 4, 1), ("blocks.1.mlp.fc2", 1, 4))
+        )
+    ],
+    "convpass": [
+        branch(
+            f"blocks.{i}.{part}",
+            "convpass",
+            {
+                "down": dense(3, WIDTH, seed=i),
+                "conv": dense(3, 3, 3, 3, seed=i),
+                "up": dense(WIDTH, 3, seed=i),
+                **(
+                    {role: dense(size) for role, size in (("down_bias", 3), ("conv_bias", 3), ("up_bias", WIDTH))}
+                    if i
+                    else {}
+                ),
+            },
+            scale=0.5,
+            prefix=1,
+        )
+        for i in (0, 2)
+        for part in ("attn", "mlp")
     ],
 }
 

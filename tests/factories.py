@@ -113,6 +113,47 @@ def replace_branches(seed: int = 500) -> list[Branch]:
     return [Branch(Site("cls_token"), "replace", {}, token), Branch(Site("norm"), "replace", {}, norm)]
 
 
+def affine_branches(seed: int = 600) -> list[Branch]:
+    rows = []
+    for n in range(BLOCKS):
+        both = {"factor": Dense(numbers(seed + n, (WIDTH,))), "shift": Dense(numbers(seed + 50 + n, (WIDTH,)))}
+        rows.append(Branch(Site.parse(f"blocks.{n}.norm1"), "affine", {"tap": "output"}, both))
+        factor = Dense(numbers(seed + 90 + n, (4 * WIDTH,)))
+        rows.append(Branch(Site.parse(f"blocks.{n}.mlp.fc2"), "affine", {"tap": "input"}, {"factor": factor}))
+    return rows
+
+
+def dora_branches(form: str = "bits4", seed: int = 700) -> list[Branch]:
+    pairs = [_pair(f"blocks.{n}.attn.proj", "dora", {"scale": 2.0}, form, seed + 3 * n, 4) for n in range(BLOCKS)]
+    return [
+        Branch(b.site, b.method, b.params, {**b.tensors, "magnitude": Dense(numbers(seed + n, (WIDTH,)))})
+        for n, b in enumerate(pairs)
+    ]
+
+
+def convpass_branches(form: str = "bits1", seed: int = 800) -> list[Branch]:
+    params = {"scale": 0.5, "prefix": 1}
+    pairs = [_pair(f"blocks.{n}.attn", "convpass", params, form, seed + 3 * n, 4) for n in range(BLOCKS)]
+    return [
+        Branch(b.site, b.method, b.params, {**b.tensors, "conv": in_form(numbers(seed + n, (4, 4, 3, 3)), form)})
+        for n, b in enumerate(pairs)
+    ]
+
+
+def fact_branches(seed: int = 900) -> list[Branch]:
+    down, up = Dense(numbers(seed, (4, WIDTH))), Dense(numbers(seed + 1, (WIDTH, 4)))
+    return [
+        Branch(
+            Site.parse(f"blocks.{n}.{name}"),
+            "fact",
+            {"scale": 1.0},
+            {"down": down, "core": Dense(numbers(seed + n, (4 * j, 4 * k))), "up": up},
+        )
+        for n in range(BLOCKS)
+        for name, j, k in (("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4))
+    ]
+
+
 MAKERS: dict[str, Callable[[], list[Branch]]] = {
     "lora": lora_branches,
     "adaptformer": adaptformer_branches,
@@ -120,6 +161,10 @@ MAKERS: dict[str, Callable[[], list[Branch]]] = {
     "consolidator": consolidator_branches,
     "sparse": sparse_branches,
     "replace": replace_branches,
+    "affine": affine_branches,
+    "dora": dora_branches,
+    "convpass": convpass_branches,
+    "fact": fact_branches,
     "spt": lambda: [*replace_branches(), *sparse_branches(), *lora_branches("float32")[::2]],
 }
 

@@ -7,14 +7,20 @@ from pathlib import Path
 
 from adapterpack._files import PathSource
 from adapterpack._registry import Registry
-from adapterpack.converters._base import Converter, prefix_of
+from adapterpack.converters import adapterhub, peft
+from adapterpack.converters._base import Converter, Exporter, prefix_of
+from adapterpack.converters.adapterhub import AdapterHub
 from adapterpack.converters.checkpoint import Checkpoint
+from adapterpack.converters.gguf import Gguf
+from adapterpack.converters.peft import Peft
 from adapterpack.converters.petl_settings import yaml_places
 from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.converters.safetensors import Safetensors
 from adapterpack.errors import Reason, UnsupportedAdapterError, printable
 
-CONVERTERS: Registry[Converter] = Registry("converter", (PetlVit(), Checkpoint(), Safetensors()))
+CONVERTERS: Registry[Converter] = Registry("converter", (PetlVit(), Checkpoint(), Safetensors(), Peft(), AdapterHub()))
+# what `unpack` writes: every converter's form, and those that are written only
+EXPORTERS: Registry[Exporter] = Registry("form", (*CONVERTERS.values(), Gguf()))
 
 # first bytes of files that people hand in by mistake
 _SEEN = (
@@ -53,10 +59,12 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
 
 
 def inputs_of(source: Path) -> list[Path]:
-    """The paths at which a source's files may be: itself, and what belongs beside it."""
+    """The paths at which a source's files may be: itself, and what belongs in or beside it."""
     if not source.name:  # the current folder, or the root
         return [source]
-    return [source, *yaml_places(source), source.with_suffix(".json"), *source.parent.glob("param_req_*.pth")]
+    inside = [source / name for name in (*peft.FILES, *adapterhub.FILES)] if source.is_dir() else []
+    beside = [*yaml_places(source), source.with_suffix(".json"), *source.parent.glob("param_req_*.pth")]
+    return [source, *inside, *beside]
 
 
 def seen(source: Path) -> str:

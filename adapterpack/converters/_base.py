@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from adapterpack._files import PathSource, read_exactly
 from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
 from adapterpack.converters._data import as_said
+from adapterpack.converters._report import Extracted
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
 
 F32 = NDArray[np.float32]
@@ -48,17 +49,35 @@ class Hints:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Imported:
-    """An adapter, and one sentence for each thing that happened to it on the way in."""
+    """An adapter, one sentence for each thing that happened to it on the way in, and, of a whole fine-tuned model, what
+    was kept of each tensor."""
 
     adapter: Adapter
     notes: tuple[str, ...] = ()
+    matrices: tuple[Extracted, ...] = ()
 
 
-class Converter(Protocol):
-    """One outside form."""
+class Exporter(Protocol):
+    """One outside form, as far as it is written; see `_lost.Lossy` for one that cannot hold everything."""
 
     @property
     def name(self) -> str: ...
+
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
+        """Write the adapter in this form, all of its files or none.
+
+        Returns:
+            The files, the one that `Converter.read` takes first.
+
+        Raises:
+            UnsupportedAdapterError: `not-expressible`.
+            CallError: `file-exists` without `force`.
+        """
+        ...
+
+
+class Converter(Exporter, Protocol):
+    """One outside form, read and written."""
 
     def recognise(self, source: Path) -> bool:
         """Whether the source is of this form, by its name and first bytes; never raises."""
@@ -69,18 +88,6 @@ class Converter(Protocol):
 
         Raises:
             AdapterPackError: the source is damaged, incomplete or holds what no rule explains.
-        """
-        ...
-
-    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
-        """Write the adapter in this form, all of its files or none.
-
-        Returns:
-            The files, the one that `read` takes first.
-
-        Raises:
-            UnsupportedAdapterError: `not-expressible`.
-            CallError: `file-exists` without `force`.
         """
         ...
 

@@ -12,7 +12,7 @@ from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 STATE_KEYS = ("model", "state_dict")
 SETTINGS_KEYS = ("settings", "args", "config")
 # a path inside a file is nobody's order to open it; a trainer's own arguments of the other names mean anything
-_NOT_INSIDE = ("mask", *_data.NAMES)
+_NOT_INSIDE = ("mask", "as", *_data.NAMES)
 
 
 def state_of(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], list[tuple[str, dict[str, Any]]]]:

@@ -19,7 +19,10 @@ from adapterpack.tensors import Dense, Tensor
 
 F32 = NDArray[np.float32]
 _PARTS = {"q": 0, "k": 1, "v": 2}
-_WRONG = "check --backbone; if it was trained, list it in the setting trained"
+_WRONG = (
+    "check --backbone; if it was trained, list it in the setting trained, or, of a wholly fine-tuned model, say how to "
+    "keep the differences: --as auto (settings={'as': 'auto'})"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

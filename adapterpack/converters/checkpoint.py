@@ -13,7 +13,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,32 @@ class Checkpoint:
             )
         state, inside = state_of(content)
         tensors = {name: float_array(value, name) for name, value in without_prefix(state).items()}
-        places = [
-            *inside,
-            *((path.name, sidecar.select(sidecar.read_file(path), path.name)) for path in sidecar.beside(source)),
-        ]
-        settings = sidecar.combine(places, hints.settings)
-        mask = _mask_for(source, settings) if scheme_of(tensors).startswith("spt-") else None
-        return adapter_from(tensors, settings, hints, source.stem, mask)
+        return read_state(source, tensors, inside, hints)
 
     def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `read` gives the same adapter back, to the bit."""
         save_run(adapter, out, force=force)
         return (out,)
+
+
+def read_state(
+    source: Path,
+    tensors: Mapping[str, NDArray[np.float32]],
+    inside: Sequence[tuple[str, Mapping[str, Any]]],
+    hints: Hints,
+) -> Imported:
+    """A state dict with foreign names, with the settings beside it.
+
+    Args:
+        source: its file.
+        tensors: by outside name.
+        inside: settings found in the file itself, by place.
+        hints: what the caller said.
+    """
+    files = ((path.name, sidecar.select(sidecar.read_file(path), path.name)) for path in sidecar.beside(source))
+    settings = sidecar.combine([*inside, *files], hints.settings)
+    mask = _mask_for(source, settings) if scheme_of(tensors).startswith("spt-") else None
+    return adapter_from(tensors, settings, hints, source.stem, mask)
 
 
 def save_run(adapter: Adapter, out: Path, *, training: Mapping[str, Any] | None = None, force: bool) -> None:

@@ -20,6 +20,7 @@ from adapterpack.converters import settings as sidecar
 from adapterpack.converters._backbones import depth_and_width, todays_name
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
 from adapterpack.converters._data import of_recipe
+from adapterpack.converters._lost import left_out
 from adapterpack.converters.petl_settings import (
     LEVELS,
     METHODS,
@@ -107,6 +108,10 @@ class PetlVit:
         files = {out.with_suffix(".yaml"): yaml_of(adapter, settings).encode("ascii"), out.with_suffix(".bin"): data}
         write_all(files, force=force)
         return out.with_suffix(".bin"), out.with_suffix(".yaml")
+
+    def lost(self, adapter: Adapter) -> tuple[str, ...]:
+        """See `Lossy.lost`."""
+        return left_out(adapter, ("head", "forms"))
 
 
 def layout(settings: Settings, depth: int, width: int) -> list[Place]:

@@ -1,13 +1,13 @@
 """Plain safetensors: every tensor in float32 under `<site>.<method>.<role>`, and the description as JSON beside them.
 
 Made for other tools to read. Values are equal on the way back, but how they were stored is not kept: a quantized or
-sparse tensor comes back dense. `checkpoint` is the form that keeps everything.
+sparse tensor comes back dense; `checkpoint` is the form that keeps everything. A file of others is read as a state dict
+where its names are known.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,17 @@ from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.container import strict_json
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
+from adapterpack.converters._check import require_finite
+from adapterpack.converters._content import without_prefix
 from adapterpack.converters._flat import flatten, unflatten
+from adapterpack.converters._lost import tensors_of, written_out
+from adapterpack.converters._safetensors_file import HEADER_BYTES, KEY, dense_tensors, header_of, note_in
+from adapterpack.converters.checkpoint import read_state
+from adapterpack.converters.state_dict import explained
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Dense, Tensor
 
 FORM = "dense/1"
-KEY = "adapterpack"
-HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,20 @@ class Safetensors:
         """See `Converter.read`.
 
         Raises:
-            UnsupportedAdapterError: `unknown-source` for tensors that this package did not write, listing some.
-            CorruptFileError: `bad-source` when it is damaged.
+            UnsupportedAdapterError: `unknown-source` for tensors that this package did not write and whose names are
+                nobody's that it knows, listing some.
+            CorruptFileError: `bad-source` when it is damaged; those of `adapter_from`.
         """
-        said = sidecar.only(hints.settings, (), "a file that describes itself")
         data = read_bytes(source)
-        description = _description(data, source.name)
+        note = _own_note(data, source.name)
+        if note is None:
+            return _state_dict(data, source, hints)
+        said = sidecar.only(hints.settings, (), "a file that describes itself")
         try:
             arrays = safetensors_numpy.load(data)
         except (SafetensorError, KeyError, ValueError) as error:
             raise CorruptFileError(f"{source.name}: {error}", Reason.BAD_SOURCE, hint="fetch the file again") from error
-        return Imported(finish(unflatten(description, arrays), replace(hints, settings=said)))
+        return Imported(finish(unflatten(note.get("task"), arrays), replace(hints, settings=said)))
 
     def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`. The same adapter gives the same bytes each time."""
@@ -63,6 +70,10 @@ class Safetensors:
         plain = {name: np.ascontiguousarray(array, "<f4") for name, array in sorted(arrays.items())}
         write_atomic(out, safetensors_numpy.save(plain, {KEY: text}), force=force)
         return (out,)
+
+    def lost(self, adapter: Adapter) -> tuple[str, ...]:
+        """See `Lossy.lost`."""
+        return written_out(tensors_of(adapter))
 
 
 def densified(adapter: Adapter) -> Adapter:
@@ -76,28 +87,42 @@ def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {role: Dense(tensor.dense()) for role, tensor in tensors.items()}
 
 
-def _description(data: bytes, name: str) -> Any:
-    """The description in the header; the header is read here because the library accepts duplicate keys."""
-    length = int.from_bytes(data[:8], "little")
-    if length > min(len(data) - 8, HEADER_BYTES):
-        message = f"{name} has {len(data):,} bytes, its header alone {length:,}"
-        raise CorruptFileError(message, Reason.BAD_SOURCE, hint="the file is cut short: fetch it again")
+def _own_note(data: bytes, name: str) -> dict[str, Any] | None:
+    """What this package wrote into the header, None where it wrote nothing.
+
+    Raises:
+        CorruptFileError: `bad-source`.
+        UnsupportedAdapterError: `unknown-source` for a description of another form.
+    """
+    header = header_of(data, name)
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
-        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else {}
-        text = metadata.get(KEY) if isinstance(metadata, dict) else None
-        found = strict_json.loads(text.encode("utf-8", "replace")) if isinstance(text, str) else None
-    except (ValueError, RecursionError) as error:
+        found = note_in(header)
+    except CorruptFileError as error:
         raise CorruptFileError(f"{name}: {error}", Reason.BAD_SOURCE, hint="fetch the file again") from error
-    if isinstance(found, dict) and found.get("form") == FORM:
-        return found.get("task")
-    keys = list(header) if isinstance(header, dict) else []
-    message = f"{name} was not written by adapterpack; it holds {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
-    hint = "pack the training checkpoint (torch) or the published .bin instead"
-    raise UnsupportedAdapterError(message, Reason.UNKNOWN_SOURCE, hint=hint)
+    if found is not None and not (isinstance(found, dict) and found.get("form") == FORM):
+        raise _unknown(header, name)
+    return found
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key is given twice in the header")
-    return dict(pairs)
+def _unknown(names: Iterable[str], file: str) -> UnsupportedAdapterError:
+    keys = [key for key in names if key != "__metadata__"]
+    message = f"{file} was not written by adapterpack; it holds {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
+    hint = "give the folder of a PEFT or AdapterHub adapter, else the training checkpoint (torch) or the published .bin"
+    return UnsupportedAdapterError(message, Reason.UNKNOWN_SOURCE, hint=hint)
+
+
+def _state_dict(data: bytes, source: Path, hints: Hints) -> Imported:
+    """A state dict whose names somebody else chose.
+
+    Raises:
+        UnsupportedAdapterError: `unknown-source` where none of the names is known.
+        CorruptFileError: `not-finite`, naming the tensor; as `read_state`.
+    """
+    names = [key for key in header_of(data, source.name) if key != "__metadata__"]
+    if not names or not explained(without_prefix(dict.fromkeys(names)), hints.backbone):
+        raise _unknown(names, source.name)
+    found = dense_tensors(data, source.name)  # in an order that changes from call to call
+    tensors = without_prefix({name: found[name].dense() for name in names})
+    for name, values in tensors.items():
+        require_finite(values, name)
+    return read_state(source, tensors, [], hints)

@@ -2,14 +2,15 @@
 
 A row's templates share their placeholders, so `blocks.{i}.attn.lora_{qv}.adapter_{half}.weight` and
 `blocks.{i}.attn.qkv[{qv}]` with role `{half}` say the same in two languages. Knows names only, no tensor.
-Source: the public code of Jie et al. 2023, Hao et al. 2023, He et al. 2023 (SPT), and timm's ViT.
+Source: the public code of Jie et al. 2022 and 2023 (Convpass, FacT, 1-bit adapters), Hao et al. 2023, He et al. 2023
+(SPT), Lian et al. 2022 (SSF), and timm's ViT.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -26,6 +27,8 @@ _PLACEHOLDERS = {
     "norm": "norm1|norm2",
     "ls": "ls1|ls2",
     "wb": "weight|bias",
+    "beside": "attn|mlp",
+    "layer": "down|conv|up",
 }
 
 
@@ -114,6 +117,40 @@ def _spt_rows(variant: str) -> Iterable[Row]:
             yield Row(f"{added}.learnable.2.bias", site, "up_bias", "branch", variant)
 
 
+def _fact_rows(variant: str) -> Iterable[Row]:
+    """Two factors that all layers share, and a small one each: on its own (TT), or a slice of a tensor (TK)."""
+    yield Row("FacTu.weight", "FacT", "down", "branch", "fact")
+    yield Row("FacTv.weight", "FacT", "up", "branch", "fact")
+    if variant == "tk":
+        yield Row("FacTc", "FacT", "core", "branch", "fact")
+        yield Row("FacTp", "FacT", "slices", "branch", "fact")
+        return
+    for layer, site in (("attn.{qkv}", "attn.qkv[{qkv}]"), ("attn.proj", "attn.proj"), ("mlp.{fc}", "mlp.{fc}")):
+        yield Row(f"blocks.{{i}}.{layer}_FacTs.weight", f"blocks.{{i}}.{site}", "core", "branch", "fact")
+
+
+CONVPASS = (
+    Row("blocks.{i}.adapter_{beside}.adapter_{layer}.weight", "blocks.{i}.{beside}", "{layer}", "branch", "convpass"),
+    Row(
+        "blocks.{i}.adapter_{beside}.adapter_{layer}.bias", "blocks.{i}.{beside}", "{layer}_bias", "branch", "convpass"
+    ),
+)
+
+
+def _ssf_rows() -> Iterable[Row]:
+    """A module's numbers count what follows each of its layers."""
+    for module, layers in (
+        ("patch_embed.", ("patch_embed.proj", "patch_embed.norm")),
+        ("blocks.{i}.", ("blocks.{i}.norm1", "blocks.{i}.norm2")),
+        ("blocks.{i}.attn.", ("blocks.{i}.attn.qkv", "blocks.{i}.attn.proj")),
+        ("blocks.{i}.mlp.", ("blocks.{i}.mlp.fc1", "blocks.{i}.mlp.fc2")),
+        ("", ("norm",)),
+    ):
+        for number, site in enumerate(layers, 1):
+            yield Row(f"{module}ssf_scale_{number}", site, "factor", "branch", "affine")
+            yield Row(f"{module}ssf_shift_{number}", site, "shift", "branch", "affine")
+
+
 def _without(rows: Iterable[Row], names: Iterable[str]) -> tuple[Row, ...]:
     """Plain rows, less those whose modules a method has replaced by its own."""
     return tuple(row for row in rows if not any(row.key.startswith(name) for name in names))
@@ -126,21 +163,41 @@ SCHEMES: Mapping[str, tuple[Row, ...]] = {
     "consolidator": (*_consolidator_rows(), *_without(TIMM, _LINEAR)),
     "spt-lora": (*_spt_rows("lora"), *_without(TIMM, _LINEAR)),
     "spt-adapter": (*_spt_rows("adapter"), *_without(TIMM, _LINEAR)),
+    "fact-tt": (*_fact_rows("tt"), *TIMM),
+    "fact-tk": (*_fact_rows("tk"), *TIMM),
+    "convpass": (*CONVPASS, *TIMM),
+    "ssf": (*_ssf_rows(), *TIMM),
 }
 # what only this scheme's names contain
 _MARKS = {
     "petl-vit": r"\.(?:adapter_mlp|lora_[qv])\.adapter_",
     "consolidator": r"\.fc_rep_branches\.|\.fc_origin\.",
     "spt": r"\.structured_|\.sparse_(?:weight|bias)$|\.attn\.[qkv]\.",
+    "fact": r"^FacT|_FacTs\.",
+    "convpass": r"\.adapter_attn\.adapter_|\.adapter_mlp\.adapter_(?:conv\.|\w+\.bias$)",
+    "ssf": r"(?:^|\.)ssf_(?:scale|shift)_",
 }
+_BESIDE_MLP = ".adapter_mlp.adapter_"  # AdaptFormer's in one scheme, Convpass's in another
 
 
 def schemes_in(names: Iterable[str]) -> list[str]:
-    """The schemes whose names occur; none for a plain timm state dict. SPT's two variants differ in `learnable.2`."""
+    """The schemes whose names occur; none for a plain timm state dict."""
     listed = list(names)
     found = [scheme for scheme, mark in _MARKS.items() if any(re.search(mark, name) for name in listed)]
-    variant = "spt-adapter" if any(re.search(r"\.learnable\.(?:2\.|0\.bias)", name) for name in listed) else "spt-lora"
-    return [variant if scheme == "spt" else scheme for scheme in found]
+    if "convpass" in found and "petl-vit" in found:
+        others = [name for name in listed if _BESIDE_MLP not in name]
+        found = [name for name in found if name != "petl-vit" or any(re.search(_MARKS[name], n) for n in others)]
+    return [_variant(scheme, listed) for scheme in found]
+
+
+def _variant(scheme: str, listed: Sequence[str]) -> str:
+    """SPT's two differ in `learnable.2`, FacT's in whether a core tensor is sliced."""
+    if scheme == "spt":
+        adapter = any(re.search(r"\.learnable\.(?:2\.|0\.bias)", name) for name in listed)
+        return "spt-adapter" if adapter else "spt-lora"
+    if scheme == "fact":
+        return "fact-tk" if "FacTc" in listed or "FacTp" in listed else "fact-tt"
+    return scheme
 
 
 def place_of(scheme: str, name: str) -> Place | None:

@@ -33,6 +33,7 @@ KNOWN: dict[str, tuple[type, str]] = {
     "depth": (int, "blocks of the backbone"),
     "width": (int, "features of the backbone"),
     "mask": (str, "path of SPT's mask file"),
+    "as": (str, "how a fine-tuned model's matrices are kept: sparse, lowrank:R, bitdelta, bitdelta:GROUP or auto"),
     "trained": (list, "names of the tensors that were trained in place"),
     "input_size": (tuple, "channels, height and width of an image, such as 3x224x224"),
     "mean": (tuple, "a number a channel, such as 0.5,0.5,0.5"),

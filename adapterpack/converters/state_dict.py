@@ -6,7 +6,7 @@ does with its tensors in `_trained`, what happens to the backbone's own paramete
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head
+from adapterpack.converters import convpass, fact, ssf
 from adapterpack.converters._backbones import depth_and_width, depth_of, todays_name
 from adapterpack.converters._base import Hints, Imported, finish
 from adapterpack.converters._check import check_adapter
 from adapterpack.converters._data import of_recipe
 from adapterpack.converters._in_place import Plain, trained_in_place
+from adapterpack.converters._report import Extracted
 from adapterpack.converters._trained import (
     Sorted,
     consolidator_branches,
@@ -27,6 +29,7 @@ from adapterpack.converters._trained import (
     petl_branches,
     spt_branches,
 )
+from adapterpack.converters.finetune import extract, parse_how
 from adapterpack.converters.schemes import Place, nearest, place_of, schemes_in
 from adapterpack.converters.settings import agree
 from adapterpack.converters.spt_mask import SptMask
@@ -36,7 +39,10 @@ from adapterpack.tensors import Dense
 F32 = NDArray[np.float32]
 _IMAGENET = DataSettings(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # how each recipe feeds images; a plain state dict does not tell
-_DATA = {"petl-vit": DataSettings(), "consolidator": _IMAGENET, "spt-lora": _IMAGENET, "spt-adapter": _IMAGENET}
+_RECIPES = ("consolidator", "spt-lora", "spt-adapter", "fact-tt", "fact-tk", "convpass")
+_DATA = {"petl-vit": DataSettings(), **dict.fromkeys(_RECIPES, _IMAGENET)}
+# schemes whose branches have a file of their own, and which train nothing of the backbone in place
+_BUILDERS = {"fact-tt": fact.branches, "fact-tk": fact.branches, "convpass": convpass.branches, "ssf": ssf.branches}
 
 
 def adapter_from(
@@ -57,15 +63,17 @@ def adapter_from(
         BackboneMismatchError: a frozen tensor is not the backbone's.
     """
     found, head = _sort(tensors, settings, hints)
+    if "as" in settings:
+        _check_whole(found.scheme, settings, hints)
     branches, plains, notes = _branches(found, settings, hints, mask)
-    trained = settings.get("trained")
-    if trained is None and mask is not None:
-        trained = [*mask.vectors, "cls_token"]
-    recipe = in_consolidator_recipe if found.scheme == "consolidator" else None
-    replaced, dropped = trained_in_place(plains, hints.backbone, trained, recipe)
+    matrices: tuple[Extracted, ...] = ()
+    if "as" in settings:
+        replaced, matrices, dropped = extract(plains, hints.backbone or {}, parse_how(settings["as"]))
+    else:
+        replaced, dropped = _in_place(found.scheme, plains, settings, hints, mask)
     adapter = Adapter(
         settings.get("dataset", name),
-        _label(found.scheme, branches, replaced),
+        "finetune" if matrices else _label(found.scheme, branches, replaced),
         (*branches, *replaced),
         _head(head, settings, found.scheme),
         data=of_recipe(_DATA.get(found.scheme), hints.data),
@@ -73,7 +81,14 @@ def adapter_from(
     )
     if not adapter.branches and adapter.head is None:
         raise UnsupportedAdapterError("the state dict holds nothing that was trained", Reason.BAD_SOURCE)
-    return Imported(check_adapter(finish(adapter, replace(hints, settings=settings))), (*notes, *dropped))
+    return Imported(check_adapter(finish(adapter, replace(hints, settings=settings))), (*notes, *dropped), matrices)
+
+
+def explained(names: Iterable[str], backbone: Mapping[str, Any] | None) -> bool:
+    """Whether some of the names are those of a trainer, of timm's ViTs or of this backbone."""
+    listed = list(names)
+    known = any(place_of("timm", name) is not None or name in (backbone or ()) for name in listed)
+    return known or bool(schemes_in(listed))
 
 
 def scheme_of(tensors: Mapping[str, Any]) -> str:
@@ -105,6 +120,32 @@ def _sort(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints)
             plain[name] = Plain(name, place, values)
     depth = _depth(tensors, settings, hints)
     return Sorted(scheme, depth, branch, plain), head
+
+
+def _check_whole(scheme: str, settings: Mapping[str, Any], hints: Hints) -> None:
+    """Refuse the setting `as` where there is nothing to compare."""
+    parse_how(settings["as"])
+    if scheme != "timm" or "trained" in settings:
+        what = "with the setting trained" if scheme == "timm" else f"of {scheme}"
+        raise CallError(f"the setting as is for a whole model, not for a state dict {what}", Reason.BAD_CALL)
+    if hints.backbone is None:
+        hint = "give the model that it was fine-tuned from: --backbone (backbone=…)"
+        raise CallError("the setting as compares with a backbone, and none is given", Reason.BAD_CALL, hint=hint)
+
+
+def _in_place(
+    scheme: str, plains: Sequence[Plain], settings: Mapping[str, Any], hints: Hints, mask: SptMask | None
+) -> tuple[list[Branch], list[str]]:
+    trained = settings.get("trained")
+    if trained is None and mask is not None:
+        trained = [*mask.vectors, "cls_token"]
+    recipe = in_consolidator_recipe if scheme == "consolidator" else None
+    recipe = _nothing if scheme in _BUILDERS else recipe
+    return trained_in_place(plains, hints.backbone, trained, recipe)
+
+
+def _nothing(plain: Plain) -> bool:
+    return False
 
 
 def _own_name(name: str, backbone: Mapping[str, F32]) -> Place | None:
@@ -143,6 +184,9 @@ def _branches(
     if found.scheme == "petl-vit":
         return petl_branches(found, settings), plains, []
     agree(settings, "bit", 32)
+    if found.scheme in _BUILDERS:
+        branches, notes = _BUILDERS[found.scheme](found, settings)
+        return branches, plains, notes
     if found.scheme == "consolidator":
         branches, plains = consolidator_branches(found, settings, hints.backbone)
         return branches, plains, []
@@ -158,7 +202,8 @@ def _label(scheme: str, branches: list[Branch], replaced: list[Branch]) -> str:
     if scheme == "petl-vit":
         return "+".join(sorted({branch.method for branch in branches}))
     if scheme == "timm":
-        return "replace" if replaced else "linear"
+        only_biases = all(branch.tensors.keys() == {"bias"} for branch in replaced)
+        return ("bitfit" if only_biases else "replace") if replaced else "linear"
     return scheme
 
 

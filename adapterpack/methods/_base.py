@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Union, runtime_checkable
 Array = Any  # a numpy array or a torch tensor: the methods use only what both have
 Shape = tuple[int, ...]
 Params = Mapping[str, Any]
-Tap = Literal["input", "residual", "output", "before"]
+Tap = Literal["input", "residual", "output"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +77,7 @@ class Method(Protocol):
 
     def tap(self, params: Params) -> Tap:
         """Where x of `branch` comes from: the "input" or "output" of the site's module, or the "residual" stream
-        before the norm that precedes it (the sum is then added to the residual stream too). With "before", x is the
-        module's input, and what the branch gives is added to that input."""
+        before the norm that precedes it (the sum is then added to the residual stream too)."""
         ...
 
     def features(self, shapes: Mapping[str, Shape], params: Params) -> dict[str, Shape]:
@@ -125,7 +124,7 @@ def one_shape(shapes: Mapping[str, Shape], role: str, ndim: int) -> Shape:
     """
     shape = shapes[role]
     if len(shape) != ndim or 0 in shape:
-        raise ValueError(f"{role} has shape {list(shape)}, expected {ndim}, none of them 0")
+        raise ValueError(f"{role} has shape {list(shape)}, expected {ndim} dimension(s), none of them 0")
     return shape
 
 

@@ -7,7 +7,8 @@ may run in several threads at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,24 +59,30 @@ class ResidualHook:
     The tensor that was read is kept for the running thread only, between the two calls.
     """
 
-    __slots__ = ("_seen", "method", "params", "site", "tensors")
+    __slots__ = ("_seen", "channels_first", "method", "params", "site", "tensors")
 
-    def __init__(self, site: str, method: Method, tensors: Tensors, params: Params) -> None:
+    def __init__(
+        self, site: str, method: Method, tensors: Tensors, params: Params, *, channels_first: bool = False
+    ) -> None:
         self.site, self.method, self.tensors, self.params = site, method, tensors, params
+        self.channels_first = channels_first
         self._seen = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles without the thread's own part."""
-        return ResidualHook, (self.site, self.method, self.tensors, self.params)
+        make = partial(ResidualHook, channels_first=self.channels_first)
+        return make, (self.site, self.method, self.tensors, self.params)
 
     def read(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._seen.x = args[0]
+        self._seen.x = args[0].movedim(1, -1) if self.channels_first else args[0]
 
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         x = self._seen.x
         del self._seen.x
         self.tensors = _following(self.tensors, x)
         gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
+        if self.channels_first:
+            gained = gained.movedim(-1, 1)
         return out + gained.to(out.dtype)
 
 
@@ -90,19 +97,22 @@ def attach_residual(
     at: Residual, site: str, method: Method, tensors: Tensors, params: Params, like: torch.Tensor
 ) -> list[RemovableHandle]:
     """Hook a branch beside an MLP; `.remove()` of both results takes it away again."""
-    hook = ResidualHook(site, method, _like(tensors, like), params)
+    hook = ResidualHook(site, method, _like(tensors, like), params, channels_first=at.channels_first)
     return [at.norm.register_forward_pre_hook(hook.read), at.end.register_forward_hook(hook.add)]
 
 
-def attached_sites(model: nn.Module) -> list[str]:
-    """The sites at which branches run beside the model, in module order."""
-    found = []
+def attached(model: nn.Module) -> Iterator[SiteHook | ResidualHook]:
+    """The branches that run beside the model, in module order."""
     for module in model.modules():
         for hook in module._forward_hooks.values():
             owner = getattr(hook, "__self__", hook)
             if isinstance(owner, (SiteHook, ResidualHook)):
-                found.append(owner.site)
-    return found
+                yield owner
+
+
+def attached_sites(model: nn.Module) -> list[str]:
+    """The sites at which branches run beside the model, in module order."""
+    return [hook.site for hook in attached(model)]
 
 
 def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:

@@ -19,12 +19,12 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.models import VisionTransformer, is_model, is_model_pretrained, list_models
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.backbone_file import BackboneFile, read_backbone_file
+from adapterpack.runtime.families import require_supported
 
 # What timm 0.4 called a model and its ImageNet-21k weights, which today is a tag; the plain name now has other weights.
 _OLD_NAMES = {
@@ -71,7 +71,7 @@ def create_backbone(name_or_file: str | Path, *, pretrained: bool = True, seed: 
     model = _random(name, seed) if found is None else found
     if found is None:
         note += f": it has random weights (seed {seed})"
-    require_vit(model)
+    require_supported(model)
     return Created(_frozen(model), data_settings(_config_of(model)), note)
 
 
@@ -97,16 +97,11 @@ def require_vit(model: nn.Module) -> None:
         )
 
 
-def is_prenorm_block(block: nn.Module) -> bool:
-    """Whether a block adds `drop_path2(ls2(mlp(norm2(x))))` to x, so that a branch can run beside its MLP."""
-    return isinstance(block, Block)
-
-
 def _require_known(name: str) -> None:
     base = name.split(".")[0]
     if is_model(name) and (base == name or is_model_pretrained(name)):
         return
-    families = ["vit_*", "deit*", "flexivit*"]
+    families = ["vit_*", "deit*", "flexivit*", "swin*", "convnext*", "eva*", "beit*", "cait*"]
     near = [*_OLD_NAMES, *list_models(families), *list_models(families, pretrained=True)]
     close = list(dict.fromkeys(difflib.get_close_matches(name, near, n=4, cutoff=0.5)))
     hint = f"nearest: {', '.join(close)}" if close else "see timm.list_models('vit*')"
@@ -191,6 +186,18 @@ def randomise(model: nn.Module, seed: int) -> None:
 
 
 def _from_file(found: BackboneFile) -> nn.Module:
+    model = require_fit(found)
+    model.load_state_dict(dict(found.tensors))
+    return model
+
+
+def require_fit(found: BackboneFile) -> nn.Module:
+    """The model that a description makes, its parameters not yet written, if the tensors fit it.
+
+    Raises:
+        CorruptFileError: `bad-field` or `unknown-source`, timm cannot make it.
+        UnsupportedAdapterError: `unsupported-model`, naming a tensor of another shape.
+    """
     kwargs: dict[str, Any] = {**found.kwargs, "num_classes": found.classes}
 
     def make() -> nn.Module:
@@ -207,13 +214,12 @@ def _from_file(found: BackboneFile) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # timm checks its arguments in these ways
         what = found.architecture or "VisionTransformer"
         raise CorruptFileError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error
-    require_vit(model)
-    _require_fit(model, found)
-    model.load_state_dict(dict(found.tensors))
+    require_supported(model)
+    _require_shapes(model, found)
     return model
 
 
-def _require_fit(model: nn.Module, found: BackboneFile) -> None:
+def _require_shapes(model: nn.Module, found: BackboneFile) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in found.tensors.items()}
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
@@ -231,9 +237,11 @@ def _frozen(model: nn.Module) -> nn.Module:
 def _file_settings(model: nn.Module, found: BackboneFile) -> DataSettings:
     """timm's settings of the architecture where it has one, then what the `.json` says."""
     base: dict[str, Any] = _config_of(model) if found.architecture else {}
-    size = tuple(model.patch_embed.img_size) if model.patch_embed.img_size else (224, 224)  # type: ignore[union-attr, arg-type]
-    plain = {"crop_pct": 1.0, "crop_mode": "squash"} if not base else {}
-    return data_settings({**base, **plain, "input_size": (model.in_chans, *size), **found.data})
+    size = getattr(model._modules.get("patch_embed"), "img_size", None)
+    if size is not None or not base:  # families without positions take images of any size: as timm's settings say
+        base["input_size"] = (getattr(model, "in_chans", 3), *(size or (224, 224)))
+    plain = {} if found.architecture else {"crop_pct": 1.0, "crop_mode": "squash"}
+    return data_settings({**base, **plain, **found.data})
 
 
 def _config_of(model: nn.Module) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from adapterpack.errors import CorruptFileError, MissingFileError, Reason
+from adapterpack.runtime.families import CLASSIFIERS
 
 _DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
@@ -29,7 +30,7 @@ class BackboneFile:
         path: of the tensors.
         architecture: timm's name, or "" for a plain `VisionTransformer`.
         kwargs: arguments for its constructor.
-        classes: rows of `head.weight`, 0 where there is no head.
+        classes: rows of the classifier's weight, 0 where there is none.
         data: the data settings that are given, under timm's names.
         tensors: by timm's names.
     """
@@ -63,6 +64,18 @@ def read_backbone_file(path: Path) -> BackboneFile:
     return _understood(path, about, tensors)
 
 
+def read_description(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """timm's name and the constructor's arguments of a file that `read_backbone_file` reads, without its tensors.
+
+    Raises:
+        AdapterPackError: as there.
+    """
+    with safe_open(path, framework="pt") as source:
+        header = dict(source.metadata() or {})
+    found = _understood(path, _read_json(path.with_suffix(".json"), header), {})
+    return found.architecture, found.kwargs
+
+
 def _read_json(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     if not path.is_file():
         if "architecture" in header:
@@ -88,7 +101,7 @@ def _understood(path: Path, about: Mapping[str, Any], tensors: Mapping[str, torc
         hint = "give architecture or timm_kwargs"
         raise CorruptFileError(f"{path.with_suffix('.json')} names no model", Reason.MISSING_FIELD, hint=hint)
     data = {key: value for key, value in {**inner, **about}.items() if key in _DATA_KEYS and value is not None}
-    head = tensors.get("head.weight")
+    head = next((tensors[f"{at}.weight"] for at in CLASSIFIERS if f"{at}.weight" in tensors), None)
     classes = 0 if head is None else int(head.shape[0])
     return BackboneFile(path, architecture, _plain(kwargs), classes, _checked(path, data), tensors)
 

@@ -18,16 +18,19 @@ import torch
 from torch import nn
 
 from adapterpack.runtime.backbone import unwrap
-from adapterpack.runtime.places import HEADS
+from adapterpack.runtime.families import CLASSIFIERS
 
 State = tuple[int, ...]
+
+_TOPS = {path.partition(".")[0] for path in CLASSIFIERS}
+_LEFT_OUT = {f"{path}.{role}" for path in CLASSIFIERS for role in ("weight", "bias")}
 
 # A cache, not state: it holds nothing that cannot be computed again, and forgets a model when the model goes.
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[State, str]] = WeakKeyDictionary()
 
 
 def fingerprint(source: Union[nn.Module, Mapping[str, torch.Tensor]]) -> str:
-    """SHA-256 over the lines `name shape sha256(values)` of all tensors except `head.*` and `head_dist.*`.
+    """SHA-256 over the lines `name shape sha256(values)` of all tensors but the classifier's weight and bias.
 
     Lines are in ascending byte order of the name and end in a newline; the shape is written like `768x3x16x16`; values
     are float32, little-endian, row-major. See spec/README.md, "Fingerprint".
@@ -65,7 +68,10 @@ def state_of(model: nn.Module) -> State | None:
 def _backbone_tensors(model: nn.Module) -> list[torch.Tensor | None]:
     """All parameters and buffers but the classifier's; most dicts are empty, and the walk is a good part of a load."""
     tensors: list[torch.Tensor | None] = [*model._parameters.values(), *model._buffers.values()]
-    waiting = [module for name, module in model._modules.items() if name not in HEADS]
+    waiting = [module for name, module in model._modules.items() if name not in _TOPS]
+    for name in _TOPS & model._modules.keys():
+        inside = getattr(model._modules[name], "_modules", {})
+        waiting += [module for child, module in inside.items() if f"{name}.{child}" not in CLASSIFIERS]
     for module in waiting:  # grows while it is walked
         if module is not None:
             if module._parameters:
@@ -85,7 +91,7 @@ def remember(model: nn.Module, found: str) -> None:
 
 
 def _of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    names = sorted((name for name in tensors if name.split(".")[0] not in HEADS), key=str.encode)
+    names = sorted((name for name in tensors if name not in _LEFT_OUT), key=str.encode)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         lines = pool.map(lambda name: _line(name, tensors[name]), names)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

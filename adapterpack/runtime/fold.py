@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapterpack.methods._base import Delta, Entries, Method, Params
+from adapterpack.methods._base import Delta, Entries, Method, Params, Transform
 from adapterpack.runtime.places import Place
 
 
@@ -80,14 +80,20 @@ class Arena:
         return block.view(source.dtype).view(source.shape).copy_(source.detach())
 
 
-def deltas(method: Method, tensors: Mapping[str, Any], params: Params) -> dict[str, Delta]:
+def deltas(method: Method, tensors: Mapping[str, Any], params: Params, place: Place) -> dict[str, Delta]:
     """What each parameter gains; a low-rank product is left as its two factors, so that adding it is one pass.
 
-    `W.addmm_(up, down)` takes two thirds of the time of `W += up @ down` and rounds at most as often.
+    `W.addmm_(up, down)` takes two thirds of the time of `W += up @ down` and rounds at most as often. Of a transform it
+    is what the site's parameters, as they are now, are short of the new ones.
     """
     if method.name == "lora":
         return {"weight": (tensors["up"], tensors["down"])}
-    return method.delta(tensors, params)
+    if not isinstance(method, Transform):
+        return method.delta(tensors, params)
+    found = {role: place.tensor(role) for role in ("weight", "bias")}
+    own = {role: _wide(tensor.detach()) for role, tensor in found.items() if tensor is not None}
+    near = {role: tensor.to(own["weight"].device, own["weight"].dtype) for role, tensor in tensors.items()}
+    return {role: new - own[role] for role, new in method.transform(own, near, params).items()}
 
 
 def fold(place: Place, role: str, delta: Delta, *, replaces: bool, undo: ExitStack, arena: Arena) -> None:

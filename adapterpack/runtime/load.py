@@ -18,14 +18,16 @@ from torch import nn
 from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.errors import BackboneMismatchError, CallError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.attach import attach, attach_residual
-from adapterpack.runtime.backbone import require_vit, unwrap
+from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.families import classifier, put_classifier, require_supported
+from adapterpack.runtime.families import features_of as features_of
 from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
 from adapterpack.runtime.fold import Arena, deltas, fold, swap
 from adapterpack.runtime.places import Residual
 from adapterpack.runtime.plan import Fold, Step, check_head, plan
 from adapterpack.runtime.values import Value, values_of
 
-_MARK = "_adapterpack_task"  # an attribute of the model: it survives copy.deepcopy, as the hooks do
+MARK = "_adapterpack_task"  # an attribute of the model: it survives copy.deepcopy, as the hooks do
 
 
 class MissingFingerprintWarning(UserWarning):
@@ -93,7 +95,8 @@ def load_adapter(
 
     Args:
         adapter: decoded.
-        model: a timm `VisionTransformer`; one under `torch.compile` takes what can be folded.
+        model: a timm `VisionTransformer`, or of another family of docs/backbones.md; one under `torch.compile` takes
+            what can be folded.
         fold: "auto" adds into the weights what can be added exactly and attaches the rest, "always" refuses what
             cannot be folded, "never" leaves the backbone's weights alone.
         device: where to move the model first, after all checks; None leaves it where it is.
@@ -111,24 +114,18 @@ def load_adapter(
         MissingFingerprintWarning: the adapter has no fingerprint to compare.
     """
     inner = unwrap(model)
-    require_vit(inner)
-    if _MARK in inner.__dict__:
-        text = f"the model has the task {inner.__dict__[_MARK]} in it already"
+    require_supported(inner)
+    if MARK in inner.__dict__:
+        text = f"the model has the task {inner.__dict__[MARK]} in it already"
         raise UnsupportedAdapterError(text, Reason.ALREADY_LOADED, hint="unload() it first")
     steps = plan(adapter, inner, fold)
     check_head(adapter, features_of(inner))
     if inner is not model:
-        _refuse_hooks(steps)
+        refuse_hooks(steps)
     known = _checked_fingerprint(adapter, inner) if check_fingerprint else None
     loaded = _load(adapter, inner, steps, torch.device(device) if device is not None else None)
     loaded._fingerprint = known
     return loaded
-
-
-def features_of(model: nn.Module) -> int:
-    """How many features the classifier reads."""
-    head = model._modules.get("head")
-    return head.in_features if isinstance(head, nn.Linear) else int(model.embed_dim)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -140,23 +137,24 @@ def writing(model: nn.Module) -> Iterator[None]:
 
 
 def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.device | None) -> Loaded:
-    with _memory_errors(), writing(model), ExitStack() as undo:
+    with memory_errors(), writing(model), ExitStack() as undo:
         target = device or next(model.parameters()).device
         values = values_of(steps, adapter.head, target)
         if target != next(model.parameters()).device:
             model.to(target)
         like, arena = next(model.parameters()), Arena()
         for step, tensors in zip(steps, values):
-            _apply(step, tensors, like, undo, arena)
+            apply_step(step, tensors, like, undo, arena)
         if adapter.head is not None:
             _put_head(model, values[-1], undo)
-        model.__dict__[_MARK] = adapter.name
-        undo.callback(model.__dict__.pop, _MARK, None)
+        model.__dict__[MARK] = adapter.name
+        undo.callback(model.__dict__.pop, MARK, None)
         return Loaded(adapter, model, steps, undo.pop_all())
     raise RuntimeError("unreachable: an ExitStack that swallowed an error")
 
 
-def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
+def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
+    """Put one branch in; `undo` is told how to take it out again."""
     site, method, params = str(step.branch.site), step.method, step.branch.params
     if isinstance(step.at, Residual):
         for handle in attach_residual(step.at, site, method, tensors, params, like):
@@ -164,7 +162,7 @@ def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: Exit
     elif step.how == "hook":
         undo.callback(attach(step.at, site, method, tensors, params).remove)
     else:
-        for role, delta in deltas(method, tensors, params).items():
+        for role, delta in deltas(method, tensors, params, step.place).items():
             if step.how == "fold":
                 fold(step.at, role, delta, replaces=method.replaces, undo=undo, arena=arena)
             else:
@@ -174,16 +172,16 @@ def _apply(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: Exit
 def _put_head(model: nn.Module, tensors: dict[str, Value], undo: ExitStack) -> None:
     like = next(model.parameters())
     classes, features = tensors["weight"].shape
-    head = _bare_linear(features, classes)
+    head = bare_linear(features, classes)
     for role, values in tensors.items():
         head._parameters[role] = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
-    before = model.get_submodule("head")
+    before = classifier(model)
     head.train(model.training)
-    undo.callback(_restore_head, model, before, model.num_classes, (like.device, like.dtype))
-    model._modules["head"], model.num_classes = head, classes
+    undo.callback(restore_head, model, before, model.num_classes, (like.device, like.dtype))
+    put_classifier(model, head, classes)
 
 
-def _bare_linear(features: int, classes: int) -> nn.Linear:
+def bare_linear(features: int, classes: int) -> nn.Linear:
     """A linear layer without its parameters: the constructor would draw random numbers that nobody needs."""
     layer = nn.Linear.__new__(nn.Linear)
     nn.Module.__init__(layer)
@@ -192,29 +190,44 @@ def _bare_linear(features: int, classes: int) -> nn.Linear:
     return layer
 
 
-def _restore_head(model: nn.Module, head: nn.Module, classes: Any, made_for: tuple[torch.device, torch.dtype]) -> None:
+def restore_head(model: nn.Module, head: nn.Module, classes: Any, made_for: tuple[torch.device, torch.dtype]) -> None:
+    """Put a head back that was in a model when the model's device and dtype were `made_for`."""
     like = next(model.parameters())
     if (like.device, like.dtype) != made_for:
         head.to(like.device, like.dtype)  # the model was moved or cast meanwhile, without this head
-    model._modules["head"], model.num_classes = head, classes
+    put_classifier(model, head, classes)
 
 
 def _checked_fingerprint(adapter: Adapter, model: nn.Module) -> str | None:
-    expected = adapter.backbone.fingerprint
-    if expected is None:
+    if adapter.backbone.fingerprint is None:
         text = f"{adapter.name} does not say which backbone it was trained on: results on another one are meaningless"
         warnings.warn(text, MissingFingerprintWarning, stacklevel=3)
         return None
     found = fingerprint(model)
-    if found != expected:
+    require_backbone(adapter, found)
+    return found
+
+
+def require_backbone(adapter: Adapter, found: str) -> None:
+    """Refuse an adapter that was trained on a backbone of another fingerprint than `found`.
+
+    Raises:
+        BackboneMismatchError: `fingerprint-mismatch`.
+    """
+    expected = adapter.backbone.fingerprint
+    if expected is not None and found != expected:
         text = (
             f"{adapter.name} was trained on {adapter.backbone.name or 'a backbone'} ({expected}), this model is {found}"
         )
         raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", "load that backbone's own weights")
-    return found
 
 
-def _refuse_hooks(steps: list[Step]) -> None:
+def refuse_hooks(steps: list[Step]) -> None:
+    """Refuse, for a compiled model, what must be attached.
+
+    Raises:
+        UnsupportedAdapterError: `unsupported-model`.
+    """
     stuck = [step for step in steps if step.how != "fold"]
     if stuck:
         text = f"{stuck[0].method.name} at {stuck[0].branch.site} must be attached, which a compiled model does not see"
@@ -222,7 +235,8 @@ def _refuse_hooks(steps: list[Step]) -> None:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
+    """What torch and numpy raise where memory runs out, as `CallError` (`out-of-memory`)."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from adapterpack.adapter import Site
 from adapterpack.errors import Reason, UnsupportedAdapterError
-from adapterpack.runtime.backbone import is_prenorm_block
+from adapterpack.runtime.families import CLASSIFIERS, has_thirds, mlp_ends, no_hook, width_of
 
-HEADS = ("head", "head_dist")
+# how many features a module takes and gives: its own, or those of the linear layer at its entrance or exit
+_ENDS = {"input": ("qkv", "fc1", "q_proj", "q", "to_q", "query"), "output": ("proj", "fc2")}
 _SEPARATE = {
     "q": ("q_proj", "q", "to_q", "query"),
     "k": ("k_proj", "k", "to_k", "key"),
@@ -30,12 +31,14 @@ class Place:
         module: holds the parameters; its output is the site's.
         value: the attribute's name where the site is a bare parameter of `module`, else "".
         rows: (start, length) of the site in a fused projection's output, or None for all of it.
+        no_hook: why a hook on the module cannot add to the site's output, "" where it can.
     """
 
     site: Site
     module: nn.Module
     value: str = ""
     rows: tuple[int, int] | None = None
+    no_hook: str = ""
 
     def name(self, role: str) -> str:
         """The attribute of `module` that a role ("weight", "bias", "value") stands for."""
@@ -46,7 +49,8 @@ class Place:
         return self.view(self.module._parameters.get(self.name(role))) if self.has(role) else None
 
     def has(self, role: str) -> bool:
-        """Whether the module has the parameter that a role stands for."""
+        """Whether the module has the parameter that a role stands for; "input" and "output" stand for the weight."""
+        role = "weight" if role in _ENDS else role
         return (role == "value") == bool(self.value) and self.module._parameters.get(self.name(role)) is not None
 
     def view(self, parameter: Tensor | None) -> Tensor | None:
@@ -56,9 +60,12 @@ class Place:
         return parameter.narrow(0, *self.rows)
 
     def shape(self, role: str) -> tuple[int, ...] | None:
-        """The shape that a role must have here; a linear layer without a bias still has the bias's shape."""
+        """The shape that a role must have here; a linear layer without a bias still has the bias's shape. "input" and
+        "output" give how many features the module takes and gives."""
         if (role == "value") != bool(self.value):
             return None
+        if role in _ENDS:
+            return self._features(role)
         found: Tensor | None = self.module._parameters.get(self.name(role))
         if found is None and role == "bias" and isinstance(self.module, nn.Linear):
             found = self.module.weight[:, 0]
@@ -66,14 +73,26 @@ class Place:
             return None
         return tuple(found.shape) if self.rows is None else (self.rows[1], *found.shape[1:])
 
+    def _features(self, end: str) -> tuple[int, ...] | None:
+        if end == "output" and self.rows is not None:
+            return self.rows[1:]
+        inside = [self.module, *(self.module._modules.get(name) for name in _ENDS[end])]
+        for module in inside:
+            weight = None if module is None else module._parameters.get("weight")
+            if weight is not None:
+                return tuple(weight.shape[:1] if end == "output" else weight.shape[1:2]) or None
+        return None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residual:
-    """Where a branch beside the MLP reads and adds: the input of `norm`, the output of `end`."""
+    """Where a branch beside the MLP reads and adds: the input of `norm`, the output of `end`; channels in the last
+    dimension, or first after the batch."""
 
     norm: nn.Module
     end: nn.Module
     width: int
+    channels_first: bool = False
 
 
 def resolve(model: nn.Module, site: Site) -> Place:
@@ -87,17 +106,17 @@ def resolve(model: nn.Module, site: Site) -> Place:
         UnsupportedAdapterError: `missing-site`.
     """
     names = site.path.split(".")
-    if names[0] in HEADS:
+    if site.path in CLASSIFIERS or (names[0] in CLASSIFIERS and len(names) == 2 and names[1] in ("weight", "bias")):
         raise _missing(site, "the classifier is no site: it comes as the task's head")
     module, rest = _walk(model, names)
     if site.part:
-        place = _resolve_part(site, module, rest)
+        place = _resolve_part(model, site, module, rest)
         if place is None:
-            why = "only an attention's qkv has q, k and v rows" if not rest else _reason(model, module, names, rest)
-            raise _missing(site, why)
+            raise _missing(site, _no_part(model, module, names, rest))
         return place
     if not rest:
-        return Place(site, module)
+        parent = _walk(model, names[:-1])[0]
+        return Place(site, module, no_hook=no_hook(parent, names[-1]))
     if len(rest) == 1 and module._parameters.get(rest[0]) is not None:
         return Place(site, module, value=rest[0])
     raise _missing(site, _reason(model, module, names, rest))
@@ -114,11 +133,15 @@ def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, list[str]]:
     return module, []
 
 
-def _resolve_part(site: Site, module: nn.Module, rest: list[str]) -> Place | None:
+def _resolve_part(model: nn.Module, site: Site, module: nn.Module, rest: list[str]) -> Place | None:
     """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
     if not rest and site.path.endswith("qkv") and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
+        attention = _walk(model, site.path.split(".")[:-1])[0]
+        if not has_thirds(attention):
+            return None
         third = module.out_features // 3
-        return Place(site, module, rows=("qkv".index(site.part) * third, third))
+        rows = "qkv".index(site.part) * third, third
+        return Place(site, module, rows=rows, no_hook=no_hook(attention, "qkv"))
     if rest == ["qkv"]:
         for name in _SEPARATE[site.part]:
             child = module._modules.get(name)
@@ -132,25 +155,31 @@ def residual(model: nn.Module, site: Site) -> Residual:
 
     Args:
         model: a timm `VisionTransformer`.
-        site: `blocks.N.mlp`.
+        site: `blocks.N.mlp`, or another block's `mlp`.
 
     Raises:
-        UnsupportedAdapterError: `missing-site`, or `unsupported-model` for a post-norm or parallel block.
+        UnsupportedAdapterError: `missing-site`, or `unsupported-model` for a post-norm, parallel or unknown block.
     """
     names = site.path.split(".")
-    if len(names) != 3 or names[0] != "blocks" or names[2] != "mlp" or site.part:
-        raise _missing(site, "a branch beside the MLP is at blocks.N.mlp")
-    blocks = model._modules.get("blocks")
-    block = blocks._modules.get(names[1]) if blocks is not None else None
-    if block is None:
-        raise _missing(site, _reason(model, model, names, names[1:]))
-    if not is_prenorm_block(block):
-        text = f"{site}: a {type(block).__name__} has no residual connection around norm2 and mlp alone"
-        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected timm's pre-norm Block")
-    norm, end = block._modules["norm2"], block._modules["drop_path2"]
-    if norm is None or end is None:  # timm's Block always sets them; somebody deleted one
-        raise _missing(site, "the block has lost norm2 or drop_path2")
-    return Residual(norm, end, int(model.embed_dim))  # type: ignore[arg-type]
+    if len(names) < 2 or names[-1] != "mlp" or site.part:
+        raise _missing(site, "a branch beside the MLP is at a block's mlp, like blocks.N.mlp")
+    block, rest = _walk(model, names[:-1])
+    if rest or block._modules.get("mlp") is None:
+        raise _missing(site, _reason(model, block, names, rest + names[-1:]))
+    ends = mlp_ends(block)
+    if ends is None:
+        text = f"{site}: a {type(block).__name__} is not known to have a pre-norm residual connection around its MLP"
+        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected a pre-norm block of timm")
+    return Residual(ends[0], ends[1], width_of(model, block), ends[2])
+
+
+def _no_part(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:
+    if rest:
+        return _reason(model, module, names, rest)
+    kind = type(_walk(model, names[:-1])[0]).__name__
+    if names[-1] == "qkv" and isinstance(module, nn.Linear):
+        return f"the rows of a {kind}'s qkv are not known to be q, k and v as a whole; name the site without the part"
+    return "only an attention's qkv has q, k and v rows"
 
 
 def _reason(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:

@@ -5,8 +5,9 @@ All that can be wrong between an adapter and a model is found here, by name; no 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError, UnsupportedVersionError
 from adapterpack.methods import METHODS
-from adapterpack.methods._base import Method
+from adapterpack.methods._base import Method, Transform
 from adapterpack.runtime.places import Place, Residual, residual, resolve
 from adapterpack.tensors import Shape
 
@@ -42,11 +43,14 @@ class Step:
         return cast(Place, self.at)
 
     @property
-    def order(self) -> int:
-        """Replacements first, then what reads a site's input, then what reads its output with all of that in it."""
+    def order(self) -> tuple[int, bool, str]:
+        """Replacements first; what changes the module itself, whole before part; what is added beside it; last what
+        reads its output with all of that in it."""
         if self.method.replaces:
-            return 0
-        return 2 if self.method.tap(self.branch.params) == "output" else 1
+            return 0, False, ""
+        if isinstance(self.method, Transform):
+            return 1, bool(self.branch.site.part), self.method.name
+        return 3 if self.method.tap(self.branch.params) == "output" else 2, False, ""
 
 
 def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
@@ -67,6 +71,7 @@ def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
         raise CallError(f"fold is {fold!r}", Reason.BAD_CALL, hint=f"expected one of {', '.join(FOLDS)}")
     known: dict[object, Checked] = {}
     steps = [_step(branch, _checked(branch, known), model, fold) for branch in adapter.branches]
+    steps = _in_order_of_effect(steps, known)
     _require_foldable(steps, fold)
     _require_single_replacements(steps)
     return sorted(steps, key=lambda step: step.order)
@@ -125,7 +130,41 @@ def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Ste
         return Step(branch, method, "residual", beside)
     place = resolve(model, branch.site)
     _check_shapes(place, needed, method)
-    return Step(branch, method, _how(place, needed, method, fold), place)
+    how = _how(place, needed, method, fold)
+    if isinstance(method, Transform) and how != "fold":
+        how = _transform_how(place, needed, method, branch)
+    if how == "hook" and place.no_hook:
+        how = _unhooked(place, needed, method)
+    return Step(branch, method, how, place)
+
+
+def _unhooked(place: Place, needed: Mapping[str, Shape], method: Method) -> How:
+    """Another weight instead of a hook, which would do nothing, or the wrong thing, without a word."""
+    if (method.foldable or isinstance(method, Transform)) and all(place.has(role) for role in needed):
+        return "swap"
+    text = f"{place.site}: {place.no_hook}, so {method.name} cannot run beside this layer"
+    raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, str(place.site), "use a method that changes weights")
+
+
+def _transform_how(place: Place, needed: Mapping[str, Shape], method: Method, branch: Branch) -> How:
+    """Beside the module where the output alone changes; else as another weight in the place of its own."""
+    if method.tap(branch.params) == "output" and not isinstance(place.module, nn.Conv2d):
+        return "hook"
+    if all(place.has(role) for role in needed):
+        return "swap"
+    text = f"{place.site} has no weight of its own, which {method.name} would change"
+    raise UnsupportedAdapterError(text, Reason.MISSING_SITE, str(place.site))
+
+
+def _in_order_of_effect(steps: Sequence[Step], known: dict[object, Checked]) -> list[Step]:
+    """Where other branches share its module, a transform goes into the weight, which all of them are added to."""
+    shared = Counter(id(step.place.module) for step in steps if step.how != "residual")
+
+    def crowded(step: Step) -> bool:
+        beside = step.how == "hook" and isinstance(step.method, Transform) and shared[id(step.place.module)] > 1
+        return beside and all(step.place.has(role) for role in _checked(step.branch, known)[1])
+
+    return [replace(step, how="swap") if crowded(step) else step for step in steps]
 
 
 def _how(place: Place, needed: Mapping[str, Shape], method: Method, fold: Fold) -> How:
@@ -160,7 +199,9 @@ def _check_shapes(place: Place, needed: Mapping[str, Shape], method: Method) -> 
             text = f"the model has no {role} at {place.site}"
             raise UnsupportedAdapterError(text, Reason.MISSING_SITE, str(place.site))
         if found != tuple(shape):
-            raise _misfit(str(place.site), f"the adapter needs a {role} of {list(shape)}, the model has {list(found)}")
+            conv = ", of a convolution" * (len(found) > 2 == len(shape))
+            text = f"the adapter needs a {role} of {list(shape)}, the model has {list(found)}{conv}"
+            raise _misfit(str(place.site), text)
 
 
 def _require_foldable(steps: Sequence[Step], fold: Fold) -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from adapterpack.adapter import Branch
+from adapterpack.errors import UnsupportedAdapterError
 from adapterpack.methods import METHODS
-from adapterpack.methods._base import Entries
+from adapterpack.methods._base import Entries, Transform
 from adapterpack.tensors import Sparse
 from tests._vit import EXAMPLES, array
 
 BRANCHES = [pytest.param(b, id=f"{name}-{b.site}") for name, rows in EXAMPLES.items() for b in rows]
-ADDING = [p for p in BRANCHES if not METHODS[p.values[0].method].replaces]
+TRANSFORMING = [p for p in BRANCHES if isinstance(METHODS[p.values[0].method], Transform)]
+ADDING = [p for p in BRANCHES if not METHODS[p.values[0].method].replaces and p not in TRANSFORMING]
 FOLDING = [p for p in ADDING if METHODS[p.values[0].method].foldable]
 
 
@@ -36,6 +38,8 @@ def scaled(branch: Branch) -> dict[str, np.ndarray]:
 def features(branch: Branch) -> tuple[int, int]:
     """(in, out) of the branch, from the shapes that its method asks of the site."""
     needed = METHODS[branch.method].features(shapes(branch), branch.params)
+    if "input" in needed and "output" in needed:
+        return needed["input"][0], needed["output"][0]
     if "weight" in needed and len(needed["weight"]) == 2:
         return needed["weight"][1], needed["weight"][0]
     width = next(iter(needed.values()))[-1]
@@ -43,11 +47,12 @@ def features(branch: Branch) -> tuple[int, int]:
 
 
 def x_of(branch: Branch) -> np.ndarray:
+    """Five tokens: one and a grid of 2×2."""
     return array(2, 5, features(branch)[0], seed=3, spread=1.0)
 
 
 def linear(branch: Branch) -> bool:
-    return not branch.tensors.keys() - {"weight", "bias", "down", "up"} and branch.site.path not in (
+    return not branch.tensors.keys() - {"weight", "bias", "down", "core", "up"} and branch.site.path not in (
         "cls_token",
         "blocks.1.norm2",
     )
@@ -123,6 +128,115 @@ def test_sparse_tensors_pass_through_a_delta_as_entries(branch: Branch) -> None:
     }
     found = METHODS[branch.method].delta(given, branch.params)
     assert all(found[role] is value for role, value in given.items() if isinstance(value, Entries))
+
+
+def own_of(branch: Branch) -> dict[str, np.ndarray]:
+    """Parameters that the branch's site may have: a linear layer's."""
+    needed = METHODS[branch.method].features(shapes(branch), branch.params)
+    shape = needed.get("weight", (needed.get("output", (7,))[0], needed.get("input", (9,))[0]))
+    return {"weight": array(*shape, seed=6), "bias": array(shape[0], seed=7)}
+
+
+@pytest.mark.parametrize("branch", TRANSFORMING)
+def test_a_transform_is_the_same_in_numpy_and_torch(branch: Branch) -> None:
+    method, t, own = METHODS[branch.method], scaled(branch), own_of(branch)
+    assert isinstance(method, Transform) and method.foldable and not method.replaces
+    before = {name: value.copy() for name, value in (*t.items(), *own.items())}
+    here = method.transform(own, t, branch.params)
+    there = method.transform(*({k: torch.from_numpy(v) for k, v in given.items()} for given in (own, t)), branch.params)
+    assert here.keys() == there.keys() <= own.keys()
+    for role, new in here.items():
+        assert new.shape == own[role].shape
+        np.testing.assert_allclose(new, there[role].numpy(), rtol=0, atol=2e-6 * max(1.0, float(np.abs(new).max())))
+    assert all(np.array_equal(before[name], {**t, **own}[name]) for name in before)
+    with pytest.raises(NotImplementedError):
+        method.delta(t, branch.params)
+
+
+@pytest.mark.parametrize("branch", TRANSFORMING)
+def test_what_runs_beside_gives_what_a_transform_does(branch: Branch) -> None:
+    method, t, own = METHODS[branch.method], scaled(branch), own_of(branch)
+    assert isinstance(method, Transform)
+    x = array(5, own["weight"].shape[1], seed=8)
+    out = x @ own["weight"].T + own["bias"]
+    if method.tap(branch.params) != "output":
+        with pytest.raises(NotImplementedError):
+            method.branch(x, t, branch.params)
+        return
+    new = {**own, **method.transform(own, t, branch.params)}
+    np.testing.assert_allclose(
+        out + method.branch(out, t, branch.params), x @ new["weight"].T + new["bias"], rtol=0, atol=1e-5
+    )
+
+
+def test_a_transform_leaves_out_what_the_site_lacks() -> None:
+    t = {"factor": array(4), "shift": array(4, seed=1)}
+    method = METHODS["affine"]
+    assert isinstance(method, Transform)
+    assert method.transform({"weight": array(4, 3)}, {"factor": t["factor"]}, {"tap": "output"}).keys() == {"weight"}
+    norm = method.transform({"weight": array(4), "bias": array(4, seed=2)}, t, {"tap": "output"})
+    np.testing.assert_array_equal(norm["weight"], array(4) * t["factor"])
+    np.testing.assert_allclose(norm["bias"], array(4, seed=2) * t["factor"] + t["shift"], atol=1e-7)
+
+
+def test_dora_by_hand() -> None:
+    """Row r of W + BA, divided by its length, times m[r]; a row of zeros stays one."""
+    weight, down, up, length = array(3, 5), array(2, 5, seed=1), array(3, 2, seed=2), array(3, seed=3)
+    weight[2], up[2] = 0, 0
+    expected = np.zeros((3, 5))
+    for r in range(2):
+        row = weight[r].astype(np.float64) + sum(up[r, k] * down[k] for k in range(2))
+        expected[r] = length[r] * row / np.sqrt(sum(value**2 for value in row))
+    method = METHODS["dora"]
+    assert isinstance(method, Transform)
+    found = method.transform({"weight": weight}, {"down": down, "up": up, "magnitude": length}, {"scale": 1.0})
+    np.testing.assert_allclose(found["weight"], expected, rtol=0, atol=1e-6)
+
+
+def test_convpass_against_torchs_convolution() -> None:
+    """The paper's forward, with torch's Conv2d: patches as an image, each other token as an image of one pixel."""
+    hidden, width, side = 3, 6, 4
+    sizes = {"down": (hidden, width), "conv": (hidden, hidden, 3, 3), "up": (width, hidden)}
+    t = {role: array(*size, seed=n, spread=1.0) for n, (role, size) in enumerate(sizes.items())}
+    t |= {"down_bias": array(hidden), "conv_bias": array(hidden, seed=1), "up_bias": array(width)}
+    w = {role: torch.from_numpy(value) for role, value in t.items()}
+    for prefix in (0, 1, 2):
+        x = torch.from_numpy(array(2, prefix + side * side, width, seed=9, spread=1.0))
+        y = torch.nn.functional.linear(x, w["down"], w["down_bias"])
+        y = y * torch.sigmoid(1.702 * y)
+        image = y[:, prefix:].reshape(2, side, side, hidden).permute(0, 3, 1, 2)
+        patches = torch.conv2d(image, w["conv"], w["conv_bias"], padding=1).flatten(2).mT
+        alone = [
+            torch.conv2d(y[:, i, :, None, None], w["conv"], w["conv_bias"], padding=1).flatten(2).mT
+            for i in range(prefix)
+        ]
+        y = torch.cat([*alone, patches], dim=1)
+        expected = torch.nn.functional.linear(y * torch.sigmoid(1.702 * y), w["up"], w["up_bias"])
+        found = METHODS["convpass"].branch(x.numpy(), t, {"scale": 1.0, "prefix": prefix})
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-5)
+
+
+def test_fact_by_hand() -> None:
+    """Rows j and columns k in blocks, each s·up·core[j, k]·down; here the scale is 1."""
+    down, core, up = array(2, 4), array(3 * 3, 2 * 5, seed=1), array(6, 3, seed=2)
+    expected = np.zeros((18, 20), np.float32)
+    for j in range(3):
+        for k in range(5):
+            block = core[3 * j : 3 * j + 3, 2 * k : 2 * k + 2]
+            expected[6 * j : 6 * j + 6, 4 * k : 4 * k + 4] = up @ block @ down
+    t = {"down": down, "core": core, "up": up}
+    assert METHODS["fact"].features({role: v.shape for role, v in t.items()}, {"scale": 1.0}) == {"weight": (18, 20)}
+    np.testing.assert_allclose(METHODS["fact"].delta(t, {})["weight"], expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="do not fill"):
+        METHODS["fact"].features({"down": (2, 4), "core": (9, 11), "up": (6, 3)}, {"scale": 1.0})
+
+
+def test_convpass_needs_a_square_of_patches() -> None:
+    t = {"down": array(2, 4), "conv": array(2, 2, 3, 3), "up": array(4, 2)}
+    for tokens, prefix in ((7, 1), (1, 1), (4, 6)):
+        with pytest.raises(UnsupportedAdapterError, match="square") as caught:
+            METHODS["convpass"].branch(array(1, tokens, 4), t, {"scale": 1.0, "prefix": prefix})
+        assert caught.value.reason == "unsupported-model"
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

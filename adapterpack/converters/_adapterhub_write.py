@@ -1,0 +1,221 @@
+"""An adapter as the settings and tensors of the `adapters` library, for Hugging Face's ViT. Nouns in, arrays out.
+
+The library has one rank, scale and set of places for all layers, so an adapter must be even in these to be written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapterpack.adapter import Adapter, Branch
+from adapterpack.converters._hf_families import FAMILIES
+from adapterpack.converters.hf_names import module_of
+from adapterpack.errors import Reason, UnsupportedAdapterError
+from adapterpack.tensors import F32
+
+VERSION = "adapters.1.3.0"
+_PREFIX = "vit."
+_FAMILY = next(family for family in FAMILIES if "encoder.layer.{i}.output.dense" in dict(family.linears))
+_LORA_FLAGS = {"mlp.fc1": "intermediate_lora", "mlp.fc2": "output_lora"}
+_BOTTLENECKS = {
+    ("adapter", "attn.proj"): "attention_adapters",
+    ("adapter", "mlp.fc2"): "output.output_adapters",
+    ("adaptformer", "mlp"): "output.output_adapters",
+}
+_ENDS = {"down": "adapter_down.0.weight", "up": "adapter_up.weight", "down_bias": "adapter_down.0.bias",
+         "up_bias": "adapter_up.bias"}  # fmt: skip
+
+
+def name_of(adapter: Adapter) -> str:
+    """The adapter's name inside the library, which allows no dots."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", adapter.name) or "adapter"
+
+
+def place_of(branch: Branch) -> str:
+    """The site without its block.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible` for a site outside the blocks.
+    """
+    if branch.site.block is None:
+        raise _refused(f"{branch.method} at {branch.site}", "the library adapts layers inside the blocks")
+    return str(branch.site).split(".", 2)[2]
+
+
+def require_even(adapter: Adapter) -> None:
+    """Refuse what differs between layers, or has no form in the library.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible`, saying what.
+    """
+    kinds = {branch.method for branch in adapter.branches}
+    if len(kinds) != 1 or not kinds <= {"lora", "adapter", "adaptformer"}:
+        words = " and ".join(sorted(kinds)) or "no"
+        raise _refused(f"{words} branches", "the library's folders hold one of LoRA and bottleneck adapters")
+    for branch in adapter.branches:
+        _require_place(branch)
+    alike = {(_rank(branch), repr(sorted(branch.params.items()))) for branch in adapter.branches}
+    if len(alike) > 1:
+        raise _refused("branches of several ranks or scales", "the library has one rank and scale for all layers")
+    blocks: dict[int | None, list[str]] = {}
+    for branch in adapter.branches:
+        blocks.setdefault(branch.site.block, []).append(place_of(branch))
+    sets = {tuple(sorted(places)) for places in blocks.values()}
+    if len(sets) > 1 or any(len(set(places)) < len(places) for places in sets):
+        raise _refused("layers with branches at different places", "the library adapts every layer alike")
+
+
+def _require_place(branch: Branch) -> None:
+    place = place_of(branch)
+    if branch.method == "lora":
+        known = place.startswith("attn.qkv") or place in _LORA_FLAGS
+    else:
+        known = (branch.method, place) in _BOTTLENECKS and branch.params.get("tap", "output") == "output"
+    if not known:
+        raise _refused(f"{branch.method} at {branch.site}", "the library's ViT has no such place")
+
+
+def _rank(branch: Branch) -> int:
+    return branch.tensors["down"].shape[0]
+
+
+def tensors_of(adapter: Adapter) -> dict[str, F32]:
+    """Every tensor of the adapter by the library's name, for an even adapter."""
+    found: dict[str, F32] = {}
+    for branch in adapter.branches:
+        found |= _lora(branch, adapter) if branch.method == "lora" else _bottleneck(branch, adapter)
+    return found
+
+
+def modules_of(site: str) -> list[str]:
+    """The library's modules at a site: three for timm's fused projection."""
+    fused = re.fullmatch(r"(blocks\.\d+\.attn\.qkv)", site)
+    sites = [f"{site}[{part}]" for part in "qkv"] if fused else [site]
+    return [module for each in sites if (module := module_of(_FAMILY, _PREFIX, each)) is not None]
+
+
+def _lora(branch: Branch, adapter: Adapter) -> dict[str, F32]:
+    modules = modules_of(str(branch.site))
+    down, up = branch.tensors["down"].dense(), branch.tensors["up"].dense()
+    found: dict[str, F32] = {}
+    for module, rows in zip(modules, np.split(up, len(modules))):
+        stem = f"{module}.loras.{name_of(adapter)}"
+        found |= {f"{stem}.lora_A": down, f"{stem}.lora_B": np.ascontiguousarray(rows)}
+    return found
+
+
+def stem_of(branch_method: str, site: str, name: str) -> str:
+    """What the names of a bottleneck's tensors begin with."""
+    _, block, place = site.split(".", 2)
+    return f"{_PREFIX}encoder.layer.{block}.{_BOTTLENECKS[branch_method, place]}.adapters.{name}"
+
+
+def is_place(method: str, place: str) -> bool:
+    """Whether the library has a bottleneck of a method at a place."""
+    return (method, place) in _BOTTLENECKS
+
+
+def _bottleneck(branch: Branch, adapter: Adapter) -> dict[str, F32]:
+    stem = stem_of(branch.method, str(branch.site), name_of(adapter))
+    hidden, width = branch.tensors["down"].shape
+    zeros = {"down_bias": np.zeros(hidden, np.float32), "up_bias": np.zeros(width, np.float32)}
+    given = {role: tensor.dense() for role, tensor in branch.tensors.items()}
+    return {f"{stem}.{end}": {**zeros, **given}[role] for role, end in _ENDS.items()}
+
+
+def settings_of(adapter: Adapter) -> dict[str, Any]:
+    """`adapter_config.json` for an even adapter."""
+    first = adapter.branches[0]
+    rank = _rank(first)
+    blocks = {branch.site.block or 0 for branch in adapter.branches}
+    leave_out = [i for i in range(max(blocks)) if i not in blocks]
+    places = [place_of(branch) for branch in adapter.branches if branch.site.block == first.site.block]
+    made = _lora_config(places, rank, first) if first.method == "lora" else _bottleneck_config(places, rank, first)
+    return {**_about(adapter), "config": {**made, "leave_out": leave_out}, "name": name_of(adapter)}
+
+
+def _about(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "hidden_size": width_of(adapter),
+        "model_class": "ViTForImageClassification" if adapter.head is not None else "ViTModel",
+        "model_name": adapter.backbone.name if "/" in adapter.backbone.name else "",
+        "model_type": "vit",
+        "version": VERSION,
+    }
+
+
+def width_of(adapter: Adapter) -> int:
+    """The backbone's features."""
+    first = adapter.branches[0]
+    role, axis = ("up", 0) if place_of(first).endswith("fc2") else ("down", 1)
+    return first.tensors[role].shape[axis]
+
+
+def _lora_config(places: list[str], rank: int, first: Branch) -> dict[str, Any]:
+    parts = "".join("qkv" if place == "attn.qkv" else place[-2] for place in places if place.startswith("attn"))
+    if len(set(parts)) < len(parts):
+        raise _refused("two branches on the same rows", "the library has one on each matrix")
+    flags = {flag: place in places for place, flag in _LORA_FLAGS.items()}
+    alpha = first.params["scale"] * rank
+    return {
+        "architecture": "lora", "r": rank, "alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "attn_matrices": sorted(parts, key="qkv".index) or ["q", "v"], "selfattn_lora": bool(parts), **flags,
+        "composition_mode": "add", "dropout": 0.0, "init_weights": "lora", "init_weights_seed": None,
+        "use_gating": False, "use_dora": False, "vera_b": None, "vera_d": None, "dtype": None,
+    }  # fmt: skip
+
+
+def _bottleneck_config(places: list[str], rank: int, first: Branch) -> dict[str, Any]:
+    width, parallel = first.tensors["down"].shape[1], first.method == "adaptformer"
+    factor = width / rank if width % rank == 0 else width / (rank + 0.5)  # the library rounds down
+    return {
+        "mh_adapter": "attn.proj" in places, "output_adapter": any("mlp" in place for place in places),
+        "reduction_factor": factor, "non_linearity": "relu" if parallel else "gelu", "is_parallel": parallel,
+        "scaling": first.params["scale"], "original_ln_before": False, "original_ln_after": True,
+        "residual_before_ln": True, "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False,
+        "dropout": 0.0, "use_gating": False, "cross_adapter": False, "inv_adapter": None,
+        "inv_adapter_reduction_factor": None, "init_weights": "bert", "phm_layer": False,
+    }  # fmt: skip
+
+
+def head_settings(adapter: Adapter, classes: int) -> dict[str, Any]:
+    """`head_config.json`: a classifier of the model class itself."""
+    labels = adapter.labels if adapter.labels is not None and len(set(adapter.labels)) == classes else None
+    numbered = labels or [f"LABEL_{i}" for i in range(classes)]
+    return {
+        **_about(adapter),
+        "config": None,
+        "label2id": {label: i for i, label in enumerate(numbered)},
+        "name": None,
+        "num_labels": classes,
+    }
+
+
+def head_tensors(adapter: Adapter) -> dict[str, F32]:
+    """The head's tensors; one without a bias gets one of zeros."""
+    if adapter.head is None:
+        return {}
+    bias = adapter.head.bias
+    zeros = np.zeros(adapter.head.classes, np.float32)
+    return {
+        "classifier.weight": adapter.head.weight.dense(),
+        "classifier.bias": zeros if bias is None else bias.dense(),
+    }
+
+
+def end_of(role: str) -> str:
+    """How the name of a bottleneck's tensor ends."""
+    return _ENDS.get(role, role)
+
+
+def _refused(what: str, hint: str) -> UnsupportedAdapterError:
+    return UnsupportedAdapterError(what, Reason.NOT_EXPRESSIBLE, hint=hint)
+
+
+def is_same(found: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
+    """Whether the settings that a folder has are those that were written."""
+    return bool(found.get("config") == made["config"] and found.get("name") == made["name"])

@@ -1,0 +1,173 @@
+"""The tensors of a PEFT folder to branches and a head, every one of them explained or refused by name.
+
+Arrays in, nouns out. The names' meaning is in `hf_names`, the settings' in `peft_config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from adapterpack.adapter import Branch, Head, Site
+from adapterpack.converters._backbones import depth_of
+from adapterpack.converters._folder import missing, unexplained
+from adapterpack.converters._peft_branches import Roles, branches_at
+from adapterpack.converters._peft_sort import CALLED, ROOT, WANTED, Sorted
+from adapterpack.converters.hf_names import HEAD, Names, names_of
+from adapterpack.converters.peft_config import PeftConfig
+from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
+from adapterpack.tensors import F32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What the tensors came to."""
+
+    branches: tuple[Branch, ...]
+    head: Head | None
+    names: Names
+    notes: tuple[str, ...]
+
+
+def read_sorted(found: Sorted, config: PeftConfig, backbone: Mapping[str, F32] | None) -> Read:
+    """The branches and the head.
+
+    Args:
+        found: all tensors of the folder.
+        config: its settings.
+        backbone: the frozen model's tensors by timm's names, or None.
+
+    Raises:
+        CorruptFileError: `missing-tensor`, `unmapped-tensor`, `bad-shape`, `conflicting-settings`.
+        UnsupportedAdapterError: `not-expressible`.
+    """
+    modules = [*found.adapted, *found.plain]
+    names = names_of(modules, config.model_class)
+    sites = {module: site for module in modules if (site := names.site(module)) is not None}
+    depth = depth_of(backbone if backbone is not None else dict.fromkeys(sites.values()))
+    _check_targets(found, config, names, sites, depth)
+    notes = [*_check_copies(found)]
+    branches: list[Branch] = []
+    for module, parts in found.adapted.items():
+        _require_whole(module, parts, config)
+        branches += branches_at(module, sites[module], parts, found.adapted, found.shared, config)
+    replaced, head = _plain(found, config, sites)
+    _check_gaps(replaced, depth, config)
+    return Read((*branches, *replaced), head, names, (*notes, *_told(head, names, found, config)))
+
+
+def _check_targets(found: Sorted, config: PeftConfig, names: Names, sites: Mapping[str, str], depth: int) -> None:
+    """The tensors are those of the modules that PEFT would adapt, no more and no fewer."""
+    for module in found.adapted:
+        if sites[module] == HEAD:
+            message = f"{module} has an adapter, and the classifier's own weights are not in the folder"
+            raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, hint="train it with modules_to_save")
+        if not config.targets(module):
+            raise unexplained(ROOT + module, "target_modules, exclude_modules or layers_to_transform leave it out")
+    present = {sites[module] for module in found.adapted}
+    for module, site in names.linears(depth):
+        if config.targets(module) and site not in present and not _alternative(module, names, found):
+            wanted = " and no ".join(CALLED[part] for part in WANTED[config.type])
+            raise missing(f"{wanted} of {module}", "target_modules names it")
+
+
+def _alternative(module: str, names: Names, found: Sorted) -> bool:
+    """Whether other modules of this folder stand where this one would: some families name their MLP in two ways."""
+    number = re.sub(r"\.\d+\.", ".{i}.", module.removeprefix(names.prefix), count=1)
+    site = dict(names.family.linears).get(number)
+    others = [other for other, at in names.family.linears if at == site and other != number]
+    used = {re.sub(r"\.\d+\.", ".{i}.", other.removeprefix(names.prefix), count=1) for other in found.adapted}
+    return bool(used & set(others))
+
+
+def _require_whole(module: str, parts: Roles, config: PeftConfig) -> None:
+    wanted = list(WANTED[config.type])
+    if config.type == "LORA":
+        wanted += ["magnitude"] * config.dora + ["B_bias"] * config.lora_bias
+    for part in wanted:
+        if part not in parts:
+            called = {**CALLED, "magnitude": "lora_magnitude_vector", "B_bias": "lora_B.bias"}[part]
+            raise missing(f"{called} of {module}", "the file is incomplete")
+
+
+def _plain(found: Sorted, config: PeftConfig, sites: Mapping[str, str]) -> tuple[list[Branch], Head | None]:
+    head: Roles = {}
+    branches = []
+    for module, roles in found.plain.items():
+        for role in roles:
+            _require_said(module, role, found, config)
+        if sites[module] == HEAD:
+            head |= roles
+            continue
+        for role, tensor in roles.items():
+            if len(tensor.shape) != 1:
+                message = f"{module}.{role} of shape {list(tensor.shape)} was trained whole, which is no adapter"
+                hint = "biases, norms and the classifier can be; pack a full fine-tune from its own checkpoint"
+                raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, config.name, hint)
+        branches.append(Branch(Site.parse(sites[module]), "replace", {}, dict(roles)))
+    _require_saved(found, config, bool(head))
+    if head and "weight" not in head:
+        raise CorruptFileError("the classifier has a bias and no weight", Reason.MISSING_TENSOR, config.name)
+    return branches, Head(head["weight"], head.get("bias")) if head else None
+
+
+def _require_said(module: str, role: str, found: Sorted, config: PeftConfig) -> None:
+    """A parameter of the model must be one that the settings say was trained."""
+    if config.saves(module) or (role == "bias" and config.bias == "all"):
+        return
+    if role == "bias" and config.bias == "only" and module in found.adapted:
+        return
+    hint = f"modules_to_save is {list(config.saved)}, bias is {config.bias!r}"
+    raise unexplained(f"{ROOT}{module}.{role}", hint)
+
+
+def _require_saved(found: Sorted, config: PeftConfig, head: bool) -> None:
+    for name in config.saved:
+        added = name in ("classifier", "score") and head  # PEFT lists both for a classification task
+        if not added and not any(f".{name}." in f".{module}." for module in found.plain):
+            raise missing(f"weights of {name}", "modules_to_save names it")
+
+
+def _check_copies(found: Sorted) -> list[str]:
+    """With bias="all", PEFT saves the bias of a saved module three times: as it is, again, and as it was before."""
+    for (module, role), (tensor, untrained) in found.copies.items():
+        own = found.plain.get(module, {}).get(role)
+        if own is None:
+            raise unexplained(f"{ROOT}{module}.(…).{role}", "modules_to_save does not name it")
+        if not untrained and not np.array_equal(own.dense(), tensor.dense()):
+            message = f"{module}.{role} and {module}.modules_to_save.{role} differ"
+            raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, hint="save the folder again")
+    count = len(found.copies)
+    return [f"dropped {count} second cop{'y' if count == 1 else 'ies'} of the saved modules' biases"] if count else []
+
+
+def _check_gaps(branches: list[Branch], depth: int, config: PeftConfig) -> None:
+    """Where the biases of one kind are trained, those of all blocks are."""
+    if config.bias != "all":
+        return
+    blocks: dict[str, set[int]] = {}
+    for branch in branches:
+        if branch.site.block is not None and "bias" in branch.tensors:
+            blocks.setdefault(branch.site.pattern, set()).add(branch.site.block)
+    for pattern, seen in blocks.items():
+        lost = sorted(set(range(depth)) - seen)
+        if lost:
+            raise missing(f"bias of {pattern.replace('*', str(lost[0]))}", "bias is 'all'")
+
+
+def _told(head: Head | None, names: Names, found: Sorted, config: PeftConfig) -> list[str]:
+    notes = []
+    if found.shared:
+        notes.append("VeRA's shared projections are written out: one LoRA for each layer")
+    if any(len(parts["A"].shape) == 4 for parts in found.adapted.values() if "A" in parts):
+        notes.append("the LoRA on the patch embedding is written out as a dense update")
+    if head is None:
+        notes.append("the folder has no classifier: the backbone's own stays")
+    elif names.family.name == "Hugging Face CLIP" and config.saves("classifier"):
+        notes.append(
+            "the head reads the mean of the patches before the last norm: timm's global_pool='avg', final_norm=False"
+        )
+    return notes

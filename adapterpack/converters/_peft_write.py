@@ -1,0 +1,161 @@
+"""An adapter as PEFT's settings and tensors for a timm model; what its layers get is in `_peft_layers`.
+
+Nouns in, arrays and settings out; no file is touched here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from adapterpack.adapter import Adapter, Branch
+from adapterpack.converters._lost import left_out
+from adapterpack.converters._peft_layers import Layer, layers_of
+from adapterpack.errors import Reason, UnsupportedAdapterError
+from adapterpack.tensors import F32, Dense, Tensor
+
+_ROOT = "base_model.model"
+
+
+def prepared(adapter: Adapter) -> Adapter:
+    """The adapter with one scale a layer: where a layer's branches differ, the scale goes into `up`.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible` naming a branch that PEFT has no form for.
+    """
+    kinds = {branch.method for branch in adapter.branches} - {"replace"}
+    if kinds not in ({"lora"}, {"dora"}, {"affine"}):
+        odd = sorted(kinds - {"lora", "dora", "affine"})
+        what = f"{odd[0]} branches" if odd else f"{' and '.join(sorted(kinds)) or 'no'} branches"
+        hint = "PEFT's folders hold one of LoRA, DoRA and IA³, besides biases, norms and the head"
+        raise UnsupportedAdapterError(f"the adapter has {what}", Reason.NOT_EXPRESSIBLE, hint=hint)
+    scales: dict[str, set[float]] = {}
+    for branch in adapter.branches:
+        if branch.method == "lora":
+            scales.setdefault(branch.site.path, set()).add(branch.params["scale"])
+    branches = (_unscaled(b) if b.method == "lora" and len(scales[b.site.path]) > 1 else b for b in adapter.branches)
+    return replace(adapter, branches=tuple(branches))
+
+
+def _unscaled(branch: Branch) -> Branch:
+    up: Tensor = Dense(branch.tensors["up"].dense() * np.float32(branch.params["scale"]))
+    return replace(branch, params={"scale": 1.0}, tensors={**branch.tensors, "up": up})
+
+
+def plain_of(adapter: Adapter, layers: Mapping[str, Layer]) -> tuple[dict[str, F32], list[str], bool]:
+    """Parameters of the model itself: tensors by PEFT's names, the modules to save whole, and whether biases are.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible` for what is neither a bias nor a whole norm.
+    """
+    tensors: dict[str, F32] = {}
+    saved, biases = [], False
+    for branch in adapter.branches:
+        if branch.method != "replace":
+            continue
+        module = branch.site.path
+        if branch.site.part or "value" in branch.tensors or not _small(branch):
+            hint = "PEFT saves biases, and norms whole"
+            raise UnsupportedAdapterError(f"the replacement at {branch.site}", Reason.NOT_EXPRESSIBLE, hint=hint)
+        if "weight" in branch.tensors:
+            saved.append(module)
+        biases |= "weight" not in branch.tensors
+        inner = f"{module}.base_layer" if module in layers else module
+        tensors |= {f"{_ROOT}.{inner}.{role}": tensor.dense() for role, tensor in branch.tensors.items()}
+    return tensors, saved, biases
+
+
+def _small(branch: Branch) -> bool:
+    """A bias, or weight and bias of a norm."""
+    vectors = all(len(tensor.shape) == 1 for tensor in branch.tensors.values())
+    return vectors and branch.tensors.keys() in ({"bias"}, {"weight", "bias"})
+
+
+def tensors_of(adapter: Adapter) -> dict[str, F32]:
+    """Every tensor by PEFT's name, for a `prepared` adapter; a head without a bias gets one of zeros.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible`.
+    """
+    layers = layers_of(adapter)
+    found = {f"{_ROOT}.{module}.{end}": v for module, layer in layers.items() for end, v in layer.tensors.items()}
+    found |= plain_of(adapter, layers)[0]
+    if adapter.head is not None:
+        bias = adapter.head.bias
+        found[f"{_ROOT}.head.weight"] = adapter.head.weight.dense()
+        found[f"{_ROOT}.head.bias"] = np.zeros(adapter.head.classes, np.float32) if bias is None else bias.dense()
+    return found
+
+
+def settings_of(adapter: Adapter) -> dict[str, Any]:
+    """`adapter_config.json` for a `prepared` adapter.
+
+    Raises:
+        UnsupportedAdapterError: `not-expressible`.
+    """
+    layers = layers_of(adapter)
+    _, saved, biases = plain_of(adapter, layers)
+    head = ["head"] if adapter.head is not None else []
+    common = {
+        "base_model_name_or_path": hub_name(adapter.backbone.name),
+        "inference_mode": True,
+        "modules_to_save": sorted([*head, *saved]) or None,
+        "target_modules": sorted(layers),
+        "task_type": None,
+    }
+    if "affine" in {branch.method for branch in adapter.branches}:
+        if biases:
+            message = "biases beside IA³"
+            raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, hint="IA³'s settings have none")
+        before = sorted(module for module, layer in layers.items() if layer.before)
+        return {**common, "peft_type": "IA3", "feedforward_modules": before}
+    return {**common, **_lora_settings(layers), "bias": "all" if biases else "none"}
+
+
+def hub_name(name: str) -> str | None:
+    """A backbone's name on the Hub, where timm's stand under their own; None for a name of somebody's own."""
+    if "/" in name:
+        return name
+    return f"timm/{name}" if re.fullmatch(r"[a-z0-9_]+\.\w+|(vit|deit)\w+", name) else None
+
+
+def _lora_settings(layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """The commonest rank and alpha for all, and what differs by module."""
+    (rank, alpha), _ = Counter(sorted((layer.rank, layer.alpha) for layer in layers.values())).most_common(1)[0]
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": _whole(alpha),
+        "rank_pattern": {module: layer.rank for module, layer in layers.items() if layer.rank != rank},
+        "alpha_pattern": {module: _whole(layer.alpha) for module, layer in layers.items() if layer.alpha != alpha},
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_dora": any("lora_magnitude_vector" in layer.tensors for layer in layers.values()),
+        "use_rslora": False,
+    }
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def losses(adapter: Adapter) -> tuple[str, ...]:
+    """What PEFT's form does not hold as it was, in sentences."""
+    notes = list(left_out(adapter, ("head", "labels", "data", "fingerprint", "metadata")))
+    if any(branch.site.part for branch in adapter.branches):
+        notes.append("branches on query, key and value rows share one pair of matrices a layer, padded with zeros")
+    if adapter.head is not None and adapter.head.bias is None:
+        notes.append("the head has a bias of zeros, which timm's needs")
+    parts = {"class names": adapter.labels, "preprocessing": adapter.data, "metadata": adapter.metadata or None}
+    told = [name for name, value in parts.items() if value is not None]
+    if adapter.backbone.fingerprint is not None:
+        told.append("the backbone's fingerprint")
+    if told:
+        notes.append(f"a note that adapterpack alone reads holds {', '.join(told)}")
+    return tuple(notes)

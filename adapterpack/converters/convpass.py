@@ -1,0 +1,34 @@
+"""Convpass's state dicts as branches of method `convpass`: beside the attention, or beside attention and MLP.
+
+Source: Jie & Deng 2022, `convpass/vtab/convpass.py`, whose ViT has one token before the grid of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapterpack.adapter import Branch, Site
+from adapterpack.converters._complete import whole_sites
+from adapterpack.converters._trained import Sorted
+from adapterpack.converters.settings import agree, require
+from adapterpack.tensors import Dense
+
+ROLES = ("down", "conv", "up", "down_bias", "conv_bias", "up_bias")
+_PREFIX = 1
+
+
+def branches(found: Sorted, settings: Mapping[str, Any]) -> tuple[list[Branch], list[str]]:
+    """A branch for each module, and no notes.
+
+    Raises:
+        UnsupportedAdapterError: `missing-field` without scale.
+        CorruptFileError: `missing-tensor`, `unmapped-tensor`, `conflicting-settings`.
+    """
+    params = {"scale": float(require(settings, "scale")), "prefix": _PREFIX}
+    made = []
+    for site, roles in whole_sites(found, ROLES).items():
+        agree(settings, "dim", len(roles["down_bias"]))
+        tensors = {role: Dense(roles[role]) for role in ROLES}
+        made.append(Branch(Site.parse(site), "convpass", params, tensors))
+    return made, []

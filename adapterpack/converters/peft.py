@@ -1,0 +1,148 @@
+"""PEFT folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`), of LoRA, DoRA, VeRA and IA³.
+
+Read for Hugging Face's ViT, DeiT, DINOv2 and CLIP vision models and for timm's; written for timm's, so that
+`PeftModel.from_pretrained(timm_model, folder)` gives the same logits. Source: peft 0.21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adapterpack.adapter import Adapter, Backbone
+from adapterpack.converters import _folder, _peft_write
+from adapterpack.converters import settings as sidecar
+from adapterpack.converters._base import Hints, Imported, finish
+from adapterpack.converters._check import check_adapter
+from adapterpack.converters._described import Arrays, Row, changed, note_for, require_same, rows_in
+from adapterpack.converters._flat import unflatten
+from adapterpack.converters._peft_layers import part_of
+from adapterpack.converters._peft_read import read_sorted
+from adapterpack.converters._peft_sort import sort_tensors
+from adapterpack.converters._safetensors_file import tensor_bytes
+from adapterpack.converters.peft_config import PeftConfig, checked
+from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
+from adapterpack.tensors import Dense
+
+FORM = "peft/1"
+SETTINGS = "adapter_config.json"
+TENSORS = ("adapter_model.safetensors", "adapter_model.bin")
+FILES = (SETTINGS, *TENSORS)
+# what a change of would give other numbers than the note says
+_TELLING = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules",
+            "feedforward_modules", "modules_to_save", "bias")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Peft:
+    """A folder that PEFT's `save_pretrained` wrote."""
+
+    name: str = "peft"
+
+    def recognise(self, source: Path) -> bool:
+        return _folder.looks_like(source, SETTINGS, "peft_type")
+
+    def read(self, source: Path, hints: Hints) -> Imported:
+        """See `Converter.read`.
+
+        Raises:
+            UnsupportedAdapterError: `unknown-method`, `unknown-field`, `not-expressible`, naming the setting.
+            CorruptFileError: `unmapped-tensor`, `missing-tensor`, `conflicting-settings`, `bad-shape`, naming the
+                tensor; `bad-source`, `unsafe-source`, `bad-field`.
+        """
+        said = replace(hints, settings=sidecar.only(hints.settings, (), "a PEFT folder"))
+        name = source.resolve().name
+        config = checked(_folder.read_settings(source / SETTINGS), name)
+        tensors, note = _folder.read_tensors(_folder.tensor_file(source, TENSORS))
+        if note is not None:
+            return Imported(finish(_described(note, tensors, config), said))
+        found = read_sorted(sort_tensors(tensors, config), config, hints.backbone)
+        backbone, local = config.backbone
+        kind = "dora" if config.dora else {"LORA": "lora", "VERA": "vera", "IA3": "ia3"}[config.type]
+        adapter = Adapter(name, kind, found.branches, found.head, data=hints.data, backbone=Backbone(backbone))
+        if not adapter.branches:
+            raise UnsupportedAdapterError("the folder holds no adapter", Reason.BAD_SOURCE, name)
+        notes = (*found.notes, *(["left out the backbone's local path"] if local else []))
+        return Imported(finish(check_adapter(adapter), said), notes)
+
+    def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
+        """See `Converter.write`; `out` is the folder."""
+        ready = _peft_write.prepared(adapter)
+        settings, tensors = _peft_write.settings_of(ready), _peft_write.tensors_of(ready)
+        checked(settings, out.name)
+        files = {
+            SETTINGS: _folder.settings_bytes(settings),
+            TENSORS[0]: tensor_bytes(tensors, note_for(ready, FORM)),
+            "README.md": _card(adapter, settings).encode(),
+        }
+        return _folder.write_folder(out, files, force=force)
+
+    def lost(self, adapter: Adapter) -> tuple[str, ...]:
+        """See `Lossy.lost`."""
+        return _peft_write.losses(adapter)
+
+
+def _described(note: Any, tensors: Mapping[str, Dense], config: PeftConfig) -> Adapter:
+    """The adapter that this package wrote into the folder, when the folder still holds it."""
+    task, rows = rows_in(note, FORM)
+    adapter = unflatten(task, _arrays(rows, task, tensors))
+    try:
+        ready = _peft_write.prepared(adapter)
+        require_same(tensors, _peft_write.tensors_of(ready), config.name)
+        settings = _peft_write.settings_of(ready)
+    except UnsupportedAdapterError as error:
+        raise changed("the description", config.name) from error
+    odd = [key for key in _TELLING if settings.get(key) != config.values.get(key)]
+    if odd:
+        raise changed(f"the setting {odd[0]}", config.name)
+    return adapter
+
+
+def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dense]) -> Arrays:
+    """PEFT's tensors as the note's branches name theirs."""
+    found: Arrays = {}
+    starts: dict[str, int] = {}
+    for row in rows:
+        start = starts.get(row.site.path, 0)
+        starts[row.site.path] = start + row.rank
+        for role in row.roles:
+            found[f"{row.stem}.{role}"] = _array(row, role, start, tensors)
+    head = task.get("head")
+    for role in head if isinstance(head, dict) else ():
+        found[f"head.{role}"] = _folder.named(f"base_model.model.head.{role}", tensors)
+    return found
+
+
+def _array(row: Row, role: str, start: int, tensors: Mapping[str, Dense]) -> Any:
+    root = f"base_model.model.{row.site.path}"
+    if row.method == "replace":
+        inner = f"{root}.base_layer.{role}"
+        return _folder.named(inner if inner in tensors else f"{root}.{role}", tensors)
+    ends = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector", "factor": "ia3_l"}
+    values = _folder.named(f"{root}.{ends.get(role, role)}", tensors)
+    if role in ("down", "up") and values.ndim != 2:
+        raise CorruptFileError(f"{root} has a {role} of shape {list(values.shape)}", Reason.BAD_SHAPE)
+    if role == "magnitude":
+        return values
+    if role == "down":
+        return values[start : start + row.rank]
+    if role == "up":
+        return values[part_of(values, row.site.part, start, row.rank)]
+    return values.reshape(-1)[part_of(values.reshape(-1), row.site.part, 0, 0)[0]]
+
+
+def _card(adapter: Adapter, settings: Mapping[str, Any]) -> str:
+    """The folder's README: how it is loaded, and what it does not keep."""
+    lines = ["---", "library_name: peft"]
+    if settings["base_model_name_or_path"]:
+        lines.append(f"base_model: {settings['base_model_name_or_path']}")
+    lines += ["---", "", "An adapter for a timm vision transformer, written by adapterpack.", ""]
+    classes = f"num_classes={adapter.head.classes}" if adapter.head is not None else ""
+    lines += ["```python", f"model = timm.create_model(name, pretrained=True{', ' * bool(classes)}{classes})"]
+    lines += ["model = peft.PeftModel.from_pretrained(model, folder)", "```", ""]
+    lost = _peft_write.losses(adapter)
+    if lost:
+        lines += ["Unlike in the file that it comes from:", "", *(f"- {text}" for text in lost)]
+    return "\n".join(lines).rstrip() + "\n"
