@@ -71,6 +71,20 @@ def test_each_table_is_one_to_one(scheme: str) -> None:
         ("spt-lora", "blocks.1.attn.k.sparse_weight", Place("blocks.1.attn.qkv[k]", "weight", "branch", "sparse")),
         ("spt-lora", "blocks.1.attn.k.bias", Place("blocks.1.attn.qkv[k]", "bias", "vector")),
         ("spt-lora", "cls_token", Place("cls_token", "value", "vector")),
+        ("fact-tt", "blocks.1.attn.k_FacTs.weight", Place("blocks.1.attn.qkv[k]", "core", "branch", "fact")),
+        ("fact-tt", "blocks.1.mlp.fc2_FacTs.weight", Place("blocks.1.mlp.fc2", "core", "branch", "fact")),
+        ("fact-tt", "FacTc", None),
+        ("fact-tk", "FacTp", Place("FacT", "slices", "branch", "fact")),
+        ("fact-tk", "blocks.1.attn.k_FacTs.weight", None),
+        (
+            "convpass",
+            "blocks.1.adapter_attn.adapter_conv.bias",
+            Place("blocks.1.attn", "conv_bias", "branch", "convpass"),
+        ),
+        ("ssf", "blocks.1.mlp.ssf_shift_2", Place("blocks.1.mlp.fc2", "shift", "branch", "affine")),
+        ("ssf", "blocks.1.ssf_scale_1", Place("blocks.1.norm1", "factor", "branch", "affine")),
+        ("ssf", "ssf_scale_1", Place("norm", "factor", "branch", "affine")),
+        ("ssf", "ssf_scale_2", None),
         ("timm", "blocks.1.norm2.weight", Place("blocks.1.norm2", "weight", "vector")),
         ("timm", "blocks.1.attn.qkv.weight", Place("blocks.1.attn.qkv", "weight", "frozen")),
     ],
@@ -85,6 +99,12 @@ def test_schemes_are_told_apart() -> None:
     assert schemes_in(["blocks.0.attn.qkv.fc_origin.bias"]) == ["consolidator"]
     assert schemes_in(["blocks.0.attn.structured_q.learnable.1.weight"]) == ["spt-lora"]
     assert schemes_in(["blocks.0.attn.structured_q.learnable.2.weight"]) == ["spt-adapter"]
+    assert schemes_in(["FacTu.weight"]) == schemes_in(["blocks.0.mlp.fc1_FacTs.weight"]) == ["fact-tt"]
+    assert schemes_in(["FacTu.weight", "FacTc"]) == ["fact-tk"]
+    beside = [f"blocks.0.adapter_mlp.adapter_{name}.weight" for name in ("down", "conv", "up")]
+    assert schemes_in(beside) == schemes_in(["blocks.0.adapter_attn.adapter_up.bias"]) == ["convpass"]
+    assert schemes_in(beside[:1]) == ["petl-vit"]
+    assert schemes_in(["patch_embed.ssf_scale_1"]) == schemes_in(["ssf_shift_1"]) == ["ssf"]
     assert len(schemes_in(["blocks.0.attn.q.sparse_bias", "blocks.0.adapter_mlp.adapter_up.weight"])) == 2
 
 

@@ -17,7 +17,8 @@ FORBIDDEN = {
     r"TODO|FIXME|XXX": "do it, or open an issue",
 }
 # other people's names, which are quoted as they are
-QUOTED = ("Mergeable Adapter with Grouped Connections", "merge_weights", "merge_and_unload", "`merge`")
+QUOTED = ("Mergeable Adapter with Grouped Connections", "merge_weights", "merge_and_unload", "`merge`",
+          "safetensors.deserialize")  # fmt: skip
 SUFFIXES = {".py", ".md", ".json", ".toml", ".txt", ".cfg"}
 
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy
 import torch
 
-from tests.bench import codecs, commands, loading, packing, sizes, training
+from tests.bench import codecs, commands, converters, loading, packing, service, serving, sizes, training
 
 TABLES = {
     "sizes": lambda rounds: sizes.report(),
@@ -20,6 +20,9 @@ TABLES = {
     "codecs": codecs.report,
     "packing": lambda rounds: packing.report(max(3, rounds // 4)),
     "commands": commands.report,
+    "http": service.report,
+    "converters": lambda rounds: converters.report(),
+    "serving": serving.report,
     "training": lambda rounds: training.report(max(3, rounds // 3)),
 }
 

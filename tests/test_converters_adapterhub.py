@@ -1,0 +1,351 @@
+"""AdapterHub folders, made by the `adapters` library itself: the same outputs after loading, and refusals by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adapterpack import Adapter, Branch, Dense, Site
+from adapterpack.converters import CONVERTERS, recognise
+from adapterpack.converters._base import Hints
+from adapterpack.errors import AdapterPackError, CorruptFileError, UnsupportedAdapterError
+from adapterpack.exchange import pack, unpack
+from adapterpack.runtime.load import load_adapter
+from tests._hf import CLASSES, WIDTH, close, digest_of, hf_model, images, outputs, quiet, timm_twin
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+HUB = CONVERTERS["adapterhub"]
+
+
+def configs() -> dict[str, Any]:
+    with quiet():
+        import adapters
+    houlsby = {"reduction_factor": 4, "non_linearity": "gelu"}
+    return {
+        "lora": adapters.LoRAConfig(r=3, alpha=6),
+        "lora-all": adapters.LoRAConfig(
+            r=2, alpha=5, attn_matrices=["q", "k", "v"], intermediate_lora=True, output_lora=True
+        ),
+        "lora-mlp": adapters.LoRAConfig(r=2, alpha=1, selfattn_lora=False, output_lora=True, leave_out=[0]),
+        "ia3": adapters.IA3Config(alpha=2),
+        "houlsby": adapters.DoubleSeqBnConfig(**houlsby),
+        "output-only": adapters.BnConfig(mh_adapter=False, output_adapter=True, scaling=0.5, **houlsby),
+        "per-layer": adapters.BnConfig(
+            mh_adapter=True, output_adapter=False, reduction_factor={"1": 8, "default": 3}, non_linearity="gelu"
+        ),
+        "learned": adapters.BnConfig(mh_adapter=True, output_adapter=True, scaling="learned", **houlsby),
+        "channel": adapters.BnConfig(mh_adapter=False, output_adapter=True, scaling="channel", **houlsby),
+        "parallel": adapters.ParBnConfig(reduction_factor=4),
+    }
+
+
+NAMES = ("lora", "lora-all", "lora-mlp", "ia3", "houlsby", "output-only", "per-layer", "learned", "channel", "parallel")
+
+
+def with_adapter(model: nn.Module, config: Any, name: str = "pets") -> Any:
+    """A model of the library's with random numbers in the adapter."""
+    with quiet():
+        import adapters
+
+        adapters.init(model)
+        model.add_adapter(name, config=config)
+        model.set_active_adapters(name)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if f".{name}." in key:
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+def saved(model: Any, folder: Path, **options: Any) -> Path:
+    with quiet():
+        model.save_adapter(str(folder), "pets", **options)
+    return folder
+
+
+def reads(folder: Path, model: nn.Module) -> torch.Tensor:
+    """What a timm model gives with the folder's adapter in it."""
+    with load_adapter(HUB.read(folder, Hints()).adapter, model, check_fingerprint=False), torch.no_grad():
+        return model(images())
+
+
+@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_the_librarys_outputs(case: str, kind: str, tmp_path: Path) -> None:
+    base = hf_model(kind, kind == "vit")
+    twin = timm_twin(kind, base, CLASSES if kind == "vit" else 0)
+    before = outputs(kind, base, images())
+    model = with_adapter(base, configs()[case])
+    folder = saved(model, tmp_path / "made", use_safetensors=case == "lora")
+    assert recognise(folder) is HUB
+    expected = outputs(kind, model, images())
+    assert not close(before, expected)
+    assert close(reads(folder, twin), expected)
+
+
+def test_a_head_of_the_librarys_own(tmp_path: Path) -> None:
+    with quiet():
+        import adapters
+        import transformers
+
+        base = hf_model("vit", head=False)
+        config = transformers.ViTConfig(**{**base.config.to_dict(), "num_labels": 2})
+        model = adapters.ViTAdapterModel(config)
+        model.vit.load_state_dict(base.state_dict(), strict=False)
+        model.add_adapter("pets", config=configs()["lora"])
+        model.add_image_classification_head("pets", num_labels=3, layers=1, id2label={0: "cat", 1: "dog", 2: "owl"})
+        model.set_active_adapters("pets")
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if ".pets." in key:
+                value.normal_(generator=torch.Generator().manual_seed(value.numel()))
+    model.eval()
+    folder = saved(model, tmp_path / "made")
+    found = HUB.read(folder, Hints()).adapter
+    assert found.labels == ("cat", "dog", "owl") and found.name == "pets"
+    assert close(reads(folder, timm_twin("vit", base, 3)), outputs("vit", model, images()))
+
+
+@pytest.mark.parametrize("case", ["lora", "lora-all", "lora-mlp", "houlsby", "output-only", "parallel"])
+def test_exported_folders_load_in_the_library(case: str, tmp_path: Path) -> None:
+    import adapters
+
+    model = with_adapter(hf_model("vit"), configs()[case])
+    adapter = HUB.read(saved(model, tmp_path / "made"), Hints()).adapter
+    HUB.write(adapter, tmp_path / "back", force=False)
+    fresh = hf_model("vit")
+    with torch.no_grad(), quiet():
+        fresh.classifier.weight.zero_()
+        adapters.init(fresh)
+        name = fresh.load_adapter(str(tmp_path / "back"), use_safetensors=True)
+        fresh.set_active_adapters(name)
+    assert close(outputs("vit", fresh.eval(), images()), outputs("vit", model, images()))
+    assert HUB.read(tmp_path / "back", Hints()).adapter.same_as(adapter)
+
+
+def test_a_fused_lora_leaves_as_three(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    down, up = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, WIDTH), (3 * WIDTH, 2)))
+    tensors = {"down": Dense(down), "up": Dense(up)}
+    branches = tuple(Branch(Site(f"blocks.{i}.attn.qkv"), "lora", {"scale": 0.5}, dict(tensors)) for i in range(2))
+    adapter = Adapter("a.b", "lora", branches)
+    HUB.write(adapter, tmp_path / "out", force=False)
+    stored = load_file(tmp_path / "out" / "adapter.safetensors")
+    assert len(stored) == 12 and all(".loras.a_b." in name for name in stored)
+    assert HUB.read(tmp_path / "out", Hints()).adapter.same_as(adapter)
+    (tmp_path / "out" / "adapter.safetensors").unlink()
+    save_file(stored, tmp_path / "out" / "adapter.safetensors")  # without the note
+    assert {b.site.part for b in HUB.read(tmp_path / "out", Hints()).adapter.branches} == set("qkv")
+
+
+# what may be wrong with a folder
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("hub")
+    made = {case: with_adapter(hf_model("vit"), configs()[case]) for case in ("lora", "houlsby", "parallel")}
+    return {case: saved(model, folder / case, use_safetensors=True) for case, model in made.items()}
+
+
+def changed(source: Path, folder: Path, change: Callable[[Tensors], Any] | None, settings: Mapping[str, Any]) -> Path:
+    """A copy of a folder with other tensors or settings."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "adapter.safetensors")
+    if change is not None:
+        change(tensors)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "adapter.safetensors")
+    path = folder / "adapter_config.json"
+    content = json.loads(path.read_text())
+    content["config"] |= settings
+    path.write_text(json.dumps(content))
+    return folder
+
+
+QUERY = "vit.encoder.layer.0.attention.attention.query.loras.pets"
+DOWN = "vit.encoder.layer.0.attention_adapters.adapters.pets.adapter_down.0"
+
+
+def drop(*names: str) -> Callable[[Tensors], Any]:
+    return lambda tensors: [tensors.pop(name) for name in names]
+
+
+def put(name: str, *shape: int) -> Callable[[Tensors], Any]:
+    return lambda tensors: tensors.update({name: torch.ones(shape)})
+
+
+BAD: dict[str, tuple[str, Callable[[Tensors], Any] | None, dict[str, Any], str, str]] = {
+    "half a pair": ("lora", drop(f"{QUERY}.lora_B"), {}, "missing-tensor", "lora_B"),
+    "no pair": ("lora", drop(f"{QUERY}.lora_A", f"{QUERY}.lora_B"), {}, "missing-tensor", "blocks.0.attn.qkv[q]"),
+    "one more": ("lora", put(f"{QUERY}.odd", 3), {}, "unmapped-tensor", "odd"),
+    "another's": ("lora", put(f"{QUERY.replace('pets', 'cars')}.lora_A", 3, WIDTH), {}, "conflicting-settings", "cars"),
+    "not named": ("lora", None, {"attn_matrices": ["q"]}, "unmapped-tensor", "qkv[v]"),
+    "more named": ("lora", None, {"output_lora": True}, "missing-tensor", "mlp.fc2"),
+    "left out": ("lora", None, {"leave_out": [1]}, "unmapped-tensor", "blocks.1"),
+    "other rank": ("lora", None, {"r": 4}, "conflicting-settings", "lora_A"),
+    "ranks differ": ("lora", put(f"{QUERY}.lora_B", WIDTH, 4), {}, "bad-shape", "down has 3 rows"),
+    "gated": ("lora", None, {"use_gating": True}, "not-expressible", "use_gating"),
+    "dora": ("lora", None, {"use_dora": True}, "not-expressible", "use_dora"),
+    "vera": ("lora", None, {"vera_d": 0.1}, "not-expressible", "vera_d"),
+    "composed": ("lora", None, {"composition_mode": "scale"}, "not-expressible", "composition_mode"),
+    "a new setting": ("lora", None, {"warp": 2}, "unknown-field", "warp"),
+    "another kind": ("lora", None, {"architecture": "reft"}, "unknown-method", "reft"),
+    "no bias": ("houlsby", drop(f"{DOWN}.bias"), {}, "missing-tensor", "down_bias"),
+    "a norm": ("houlsby", put(DOWN.replace("adapter_down.0", "adapter_norm_before.weight"), WIDTH), {},
+               "unmapped-tensor", "adapter_norm_before"),
+    "other hidden": ("houlsby", None, {"reduction_factor": 2}, "conflicting-settings", "reduction_factor"),
+    "swish": ("houlsby", None, {"non_linearity": "swish"}, "not-expressible", "non_linearity"),
+    "pfeiffer": ("houlsby", None, {"original_ln_before": True}, "not-expressible", "original_ln_before"),
+    "no residual": ("houlsby", None, {"original_ln_after": False}, "not-expressible", "original_ln_after"),
+    "hypercomplex": ("houlsby", None, {"phm_layer": True}, "not-expressible", "phm_layer"),
+    "norms": ("houlsby", None, {"ln_after": True}, "not-expressible", "ln_after"),
+    "invertible": ("houlsby", None, {"inv_adapter": "nice"}, "not-expressible", "inv_adapter"),
+    "a scaling": ("houlsby", None, {"scaling": "learned"}, "missing-tensor", "scaling"),
+    "gelu beside": ("parallel", None, {"non_linearity": "gelu"}, "not-expressible", "non_linearity"),
+    "attention beside": ("parallel", None, {"mh_adapter": True}, "not-expressible", "mh_adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_folders_are_refused_by_name(case: str, good: dict[str, Path], tmp_path: Path) -> None:
+    source, change, settings, reason, named = BAD[case]
+    folder = changed(good[source], tmp_path / "bad", change, settings)
+    with pytest.raises(AdapterPackError) as caught:
+        HUB.read(folder, Hints())
+    assert caught.value.reason == reason and named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [("model_type", "bert", "unsupported-model"), ("config", "pfeiffer", "bad-field"),
+     ("name", "cars", "conflicting-settings")],
+)  # fmt: skip
+def test_other_descriptions(key: str, value: str, reason: str, good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good["lora"], tmp_path / "bad", None, {})
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(AdapterPackError) as caught:
+        HUB.read(folder, Hints())
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"head_type": "image_classification", "layers": 2, "use_pooler": False}, "not-expressible"),
+     ({"head_type": "image_classification", "layers": 1, "use_pooler": True}, "not-expressible"),
+     ({"head_type": "tagging", "layers": 1, "use_pooler": False}, "not-expressible"),
+     ({"head_type": "image_classification", "layers": 1, "use_pooler": False}, "unmapped-tensor")],
+)  # fmt: skip
+def test_other_heads(config: dict[str, Any], reason: str, good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good["lora"], tmp_path / "bad", None, {})
+    path = folder / "head_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
+    with pytest.raises(AdapterPackError) as caught:
+        HUB.read(folder, Hints())
+    assert caught.value.reason == reason
+
+
+def test_a_head_without_its_tensors(good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good["lora"], tmp_path / "bad", None, {})
+    (folder / "model_head.safetensors").unlink()
+    with pytest.raises(AdapterPackError, match="no tensors"):
+        HUB.read(folder, Hints())
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path("/nowhere/x").touch, ())
+
+
+@pytest.mark.parametrize("name", ["pytorch_adapter.bin", "pytorch_model_head.bin"])
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_in_a_torch_file_is_not_run(how: str, name: str, good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good["lora"], tmp_path / "bad", None, {})
+    safe = "adapter.safetensors" if "adapter" in name else "model_head.safetensors"
+    (folder / safe).unlink()
+    content = {"x": Evil()}
+    torch.save(content, folder / name) if how == "torch" else (folder / name).write_bytes(pickle.dumps(content))
+    with pytest.raises(CorruptFileError) as caught:
+        HUB.read(folder, Hints())
+    assert caught.value.reason == "unsafe-source"
+
+
+def lora(site: str, rank: int = 2, scale: float = 1.0) -> Branch:
+    rng = np.random.default_rng(rank)
+    tensors = {
+        "down": Dense(rng.standard_normal((rank, WIDTH)).astype(np.float32)),
+        "up": Dense(rng.standard_normal((WIDTH, rank)).astype(np.float32)),
+    }
+    return Branch(Site.parse(site), "lora", {"scale": scale}, tensors)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [lora("blocks.0.attn.proj")],
+        [lora("blocks.0.attn.qkv[q]"), lora("blocks.1.attn.qkv[v]")],
+        [lora("blocks.0.attn.qkv[q]"), lora("blocks.0.attn.qkv[v]", rank=3)],
+        [lora("blocks.0.attn.qkv[q]"), lora("blocks.0.attn.qkv[q]", scale=2.0)],
+        [Branch(Site("norm"), "replace", {}, {"bias": Dense(np.zeros(WIDTH, np.float32))})],
+    ],
+)
+def test_what_the_library_cannot_hold(branches: list[Branch], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedAdapterError) as caught:
+        HUB.write(Adapter("toy", "x", tuple(branches)), tmp_path / "out", force=False)
+    assert caught.value.reason == "not-expressible" and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_was_changed_after_export(good: dict[str, Path], tmp_path: Path) -> None:
+    adapter = HUB.read(good["lora"], Hints()).adapter
+    HUB.write(adapter, tmp_path / "out", force=False)
+    path = tmp_path / "out" / "adapter_config.json"
+    path.write_text(path.read_text().replace('"alpha": 6', '"alpha": 12'))
+    with pytest.raises(CorruptFileError) as caught:
+        HUB.read(tmp_path / "out", Hints())
+    assert caught.value.reason == "conflicting-settings"
+
+
+def test_pack_and_unpack(good: dict[str, Path], tmp_path: Path) -> None:
+    for case, folder in good.items():
+        pack(folder, tmp_path / f"{case}.apk", task="toy")
+        written = unpack(tmp_path / f"{case}.apk", tmp_path / case, to="adapterhub")
+        assert {path.name for path in written} >= {"adapter_config.json", "adapter.safetensors"}
+        one, other = HUB.read(folder, Hints(task="toy")).adapter, HUB.read(tmp_path / case, Hints()).adapter
+        assert one.sites.keys() == other.sites.keys() and other.name == "toy"
+
+
+def test_a_stored_folder_stays_readable() -> None:
+    """What the library saved once; its later versions may save otherwise."""
+    found = HUB.read(FIXTURES / "adapterhub-bottleneck", Hints()).adapter
+    assert digest_of(found) == "25cbc5b92a060974790b3f37c083f11835d41b1929a15eb6dc446f7cd1e1ffd0"
+
+
+ODD: tuple[Any, ...] = (None, True, -1, 1e308, "(", [], [None], {"a": "b"})
+
+
+def test_any_setting_of_any_type_gives_an_adapter_or_our_error(tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(FIXTURES / "adapterhub-bottleneck", folder)
+    path = folder / "adapter_config.json"
+    content = json.loads(path.read_text())
+    for key in (*content, *content["config"]):
+        for value in ODD:
+            inner = {**content["config"], key: value}
+            changed = {**content, key: value} if key in content else {**content, "config": inner}
+            path.write_text(json.dumps(changed))
+            with contextlib.suppress(AdapterPackError):
+                HUB.read(folder, Hints())
