@@ -30,15 +30,19 @@ from adapterpack.packing.bundle import Bundle
 from adapterpack.tensors import Dense, Quantized, Sparse
 
 if TYPE_CHECKING:
+    from adapterpack.compare import diff
     from adapterpack.exchange import pack, unpack
     from adapterpack.runtime.deploy import load
     from adapterpack.runtime.load import Loaded
+    from adapterpack.runtime.pool import AdapterPool
+    from adapterpack.transfer import pull, push
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
     "AdapterPackError",
+    "AdapterPool",
     "Backbone",
     "BackboneMismatchError",
     "Branch",
@@ -59,18 +63,25 @@ __all__ = [
     "UnsupportedAdapterError",
     "UnsupportedVersionError",
     "bundle",
+    "diff",
     "load",
     "open",
     "pack",
+    "pull",
+    "push",
     "split",
     "unpack",
 ]
 
 # Resolved on first use: torch takes a second to import, converters some hundredths, and most commands need neither.
 _LATE = {
+    "AdapterPool": "adapterpack.runtime.pool",
     "Loaded": "adapterpack.runtime.load",
+    "diff": "adapterpack.compare",
     "load": "adapterpack.runtime.deploy",
     "pack": "adapterpack.exchange",
+    "pull": "adapterpack.transfer",
+    "push": "adapterpack.transfer",
     "unpack": "adapterpack.exchange",
 }
 

@@ -450,7 +450,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "bad-parameter",
         "scale is missing",
     ),
-    "unknown-method": (lambda: [branch("norm", "dora", {"bias": dense(48)})], "unknown-method", "dora"),
+    "unknown-method": (lambda: [branch("norm", "none-such", {"bias": dense(48)})], "unknown-method", "none-such"),
     "bare-parameter": (lambda: [branch("cls_token", "replace", {"value": dense(48)})], "site-shape", "cls_token"),
     "no-such-parameter": (lambda: [branch("norm", "replace", {"value": dense(48)})], "missing-site", "value at norm"),
     "replaced-twice": (
@@ -578,7 +578,7 @@ def test_failure_half_way_rolls_back(monkeypatch: pytest.MonkeyPatch, fold: Any,
     model = vit()
     made, before = adapter([b for rows in EXAMPLES.values() for b in rows], model), snapshot(model)
     done = 0
-    real = load_module._apply
+    real = load_module.apply_step
 
     def failing(*args: Any) -> None:
         nonlocal done
@@ -587,7 +587,7 @@ def test_failure_half_way_rolls_back(monkeypatch: pytest.MonkeyPatch, fold: Any,
         if done == after:
             raise MemoryError
 
-    monkeypatch.setattr(load_module, "_apply", failing)
+    monkeypatch.setattr(load_module, "apply_step", failing)
     with pytest.raises(CallError, match="memory") as error:
         load_adapter(made, model, fold=fold)
     assert error.value.reason == "out-of-memory" and done == after

@@ -11,7 +11,7 @@ import adapterpack
 
 # the contract's names; more may exist, none of these may go
 PROMISED = {
-    "AdapterPackError", "BackboneMismatchError", "CorruptFileError", "UnsupportedAdapterError",
+    "AdapterPackError", "AdapterPool", "BackboneMismatchError", "CorruptFileError", "UnsupportedAdapterError",
     "UnsupportedVersionError", "load", "open", "pack",
 }  # fmt: skip
 TOOLS = {"TYPE_CHECKING", "Any", "annotations"}

@@ -250,9 +250,9 @@ def _config_of(model: nn.Module) -> dict[str, Any]:
 
 def settings_of(model: nn.Module) -> DataSettings:
     """The preprocessing that timm records for a model, at the size of input that the model takes."""
-    size = tuple(model.patch_embed.img_size) if model.patch_embed.img_size else None  # type: ignore[union-attr, arg-type]
+    size = getattr(model._modules.get("patch_embed"), "img_size", None)
     config = _config_of(model)
-    return data_settings({**config, "input_size": (model.in_chans, *size)} if size else config)
+    return data_settings({**config, "input_size": (getattr(model, "in_chans", 3), *size)} if size else config)
 
 
 def data_settings(config: Mapping[str, Any]) -> DataSettings:

@@ -5,18 +5,19 @@ The steps are timm's evaluation transform (resize, centre crop, mean and std), d
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from adapterpack.adapter import DataSettings
@@ -28,6 +29,10 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 _MODES = {1: "L", 3: "RGB"}
+Picture = Union[Image.Image, str, Path]  # in memory, or a path
+SUFFIXES = frozenset(
+    [".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+)
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -41,11 +46,11 @@ class TopClass:
     probability: float
 
 
-def read_image(path: str | Path, settings: DataSettings) -> torch.Tensor:
+def read_image(path: Picture, settings: DataSettings) -> torch.Tensor:
     """One image as the model's input.
 
     Args:
-        path: any format that Pillow reads.
+        path: any format that Pillow reads, or a picture in memory.
         settings: size, crop, interpolation, and the mean and deviation of values in [0, 1].
 
     Returns:
@@ -59,11 +64,13 @@ def read_image(path: str | Path, settings: DataSettings) -> torch.Tensor:
     return normalised(torch.from_numpy(read_pixels(path, settings))[None], settings)[0].contiguous()
 
 
-def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str = "") -> NDArray[np.uint8]:
+def read_pixels(
+    source: str | Path | BinaryIO | Image.Image, settings: DataSettings, name: str = ""
+) -> NDArray[np.uint8]:
     """One image, resized and cropped, its values as they are: uint8 [channels, height, width].
 
     Args:
-        source: a path or an open file.
+        source: a path, an open file, or a picture in memory.
         settings: size, crop and interpolation.
         name: what to call an open file in an error.
 
@@ -76,7 +83,8 @@ def read_pixels(source: str | Path | BinaryIO, settings: DataSettings, name: str
         raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, "data", "expected 1 or 3 channels and a known filter")
     if isinstance(source, (str, Path)):
         source, name = _existing(source), str(source)
-    return resized(_open(source, mode, name), settings)
+    image = _converted(source, mode, name) if isinstance(source, Image.Image) else _open(source, mode, name)
+    return resized(image, settings)
 
 
 def check_image(path: str | Path) -> None:
@@ -87,6 +95,36 @@ def check_image(path: str | Path) -> None:
         CorruptFileError: `bad-source`.
     """
     _open(_existing(path), "RGB", str(path))
+
+
+def decoded(data: bytes, formats: Sequence[str], most_pixels: int) -> Image.Image:
+    """A picture that a stranger sent: its size is read first, and it is decoded only where that is allowed.
+
+    Args:
+        data: a whole file.
+        formats: Pillow's names of the formats that are accepted.
+        most_pixels: more are refused undecoded.
+
+    Returns:
+        8 bits, RGB, in memory. Safe to call in several threads at once.
+
+    Raises:
+        CorruptFileError: `bad-source`, no such image, or damaged; `limit-exceeded`, more pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+            if image.width * image.height > most_pixels:
+                text = f"the image has {image.width}×{image.height} pixels, at most {most_pixels:,} are accepted"
+                raise CorruptFileError(text, Reason.LIMIT, hint="scale it down")
+            return _eight_bits(image, "the image").convert("RGB")
+    except CorruptFileError:
+        raise
+    except UnidentifiedImageError as error:
+        raise CorruptFileError("no image of a known format", Reason.BAD_SOURCE, hint="send a PNG or JPEG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limits
+        raise CorruptFileError("the image has too many pixels", Reason.LIMIT, hint="scale it down") from error
+    except _DAMAGE as error:
+        raise CorruptFileError(f"no readable image: {error}", Reason.BAD_SOURCE, hint="send the file whole") from error
 
 
 def _existing(path: str | Path) -> Path:
@@ -122,7 +160,7 @@ def top_classes(
     Raises:
         UnsupportedAdapterError: `site-shape`, an image of another size than the model takes, or a model without a head.
     """
-    _require_size(model, image)
+    require_size(model, image)
     like = next(model.parameters())
     training = model.training
     try:
@@ -138,7 +176,12 @@ def top_classes(
     return [TopClass(i, names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist())]
 
 
-def _require_size(model: nn.Module, image: torch.Tensor) -> None:
+def require_size(model: nn.Module, image: torch.Tensor) -> None:
+    """Refuse an image, [channels, height, width], of another size than the model takes.
+
+    Raises:
+        UnsupportedAdapterError: `site-shape`.
+    """
     expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if (
         expected is not None
@@ -160,6 +203,15 @@ def _open(source: Path | BinaryIO, mode: str, name: str) -> Image.Image:
         raise CorruptFileError(
             f"{name} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
         ) from error
+
+
+def _converted(image: Image.Image, mode: str, name: str) -> Image.Image:
+    """A picture in memory, which Pillow may not have decoded yet."""
+    try:
+        return _eight_bits(image, name).convert(mode)
+    except _DAMAGE as error:
+        what = name or "the picture"
+        raise CorruptFileError(f"{what} cannot be read: {error}", Reason.BAD_SOURCE, hint="convert it again") from error
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:

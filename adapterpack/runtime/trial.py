@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from adapterpack import _files
@@ -19,7 +18,9 @@ from adapterpack.container.index import TaskEntry
 from adapterpack.errors import CallError, MissingFileError, Reason, UnsupportedAdapterError
 from adapterpack.methods import METHODS
 from adapterpack.packing.bundle import Bundle
-from adapterpack.runtime import backbone, deploy, export, images
+from adapterpack.runtime import backbone, deploy, export, export_onnx, images
+from adapterpack.runtime.about import about_loaded
+from adapterpack.runtime.devices import choose_device
 from adapterpack.runtime.fingerprint import fingerprint
 from adapterpack.runtime.load import Loaded
 from adapterpack.runtime.plan import Fold
@@ -39,7 +40,7 @@ class Trial:
         device: "auto", "cpu" or "cuda".
         images: paths of images to classify.
         top: how many classes to give for each.
-        export: where to write the folded model; None for nowhere.
+        export: where to write the model with the adapter in it, `.safetensors` (folded) or `.onnx`; None for nowhere.
         force: replace an existing file there.
         check_fingerprint: False accepts any backbone of the right shape.
     """
@@ -64,7 +65,7 @@ def try_out(trial: Trial) -> Json:
         written), unload_exact and notes; a JSON object.
 
     Raises:
-        AdapterPackError: as `load`, `read_image` and `export_folded`.
+        AdapterPackError: as `load`, `read_image`, `export_folded` and `export_onnx`.
     """
     device = check(trial)
     made = backbone.create_backbone(trial.backbone)
@@ -74,12 +75,14 @@ def try_out(trial: Trial) -> Json:
     loaded = deploy.load(trial.bundle, made.model, trial.task, trial.fold, device, check_fingerprint=wanted)
     result = {**_described(loaded, trial.backbone), "load_ms": round(1000 * (time.perf_counter() - start), 3)}
     result["images"] = [_classified(loaded, path, made.data, trial.top) for path in trial.images]
+    notes = [made.note] * bool(made.note)
     if trial.export is not None:
-        export.export_folded(made.model, trial.export, force=trial.force)
+        write = export_onnx.export_onnx if trial.export.suffix == ".onnx" else export.export_folded
+        notes += write(made.model, trial.export, about=about_loaded(loaded, made, trial.backbone), force=trial.force)
         result["export"] = str(trial.export)
     loaded.unload()
     exact = _digest(made.model) == before
-    return {**result, "random_weights": bool(made.note), "unload_exact": exact, "notes": [made.note] * bool(made.note)}
+    return {**result, "random_weights": bool(made.note), "unload_exact": exact, "notes": notes}
 
 
 def check(trial: Trial) -> str:
@@ -97,16 +100,30 @@ def check(trial: Trial) -> str:
     entry = next(entry for entry in trial.bundle.index.tasks if trial.task in (None, entry.name))
     _check_fold(trial, entry)
     if trial.export is not None:
-        _files.refuse_existing(trial.export, force=trial.force)
-        if not trial.export.absolute().parent.is_dir():
-            raise MissingFileError(f"{trial.export}: no such folder", Reason.MISSING_FILE, hint="make it first")
-    device = _device(trial.device)
+        _check_export(trial, trial.export)
+    device = choose_device(trial.device)
     for path in trial.images:
         images.check_image(path)
     return device
 
 
+def _check_export(trial: Trial, path: Path) -> None:
+    if path.suffix not in (".safetensors", ".onnx"):
+        text = f"{path.name} is neither .safetensors nor .onnx"
+        raise CallError(text, Reason.BAD_CALL, hint="the suffix of the export chooses its form")
+    for file in (path,) if path.suffix == ".onnx" else export.files_of(path):
+        if file.resolve() in (Path(trial.backbone).resolve(), Path(trial.backbone).with_suffix(".json").resolve()):
+            raise CallError(f"{file} is the backbone's", Reason.BAD_CALL, hint="give the export another name")
+        _files.refuse_existing(file, force=trial.force)
+    if not path.absolute().parent.is_dir():
+        raise MissingFileError(f"{path}: no such folder", Reason.MISSING_FILE, hint="make it first")
+    if path.suffix == ".onnx":
+        export_onnx.require_packages()
+
+
 def _check_fold(trial: Trial, entry: TaskEntry) -> None:
+    if trial.export is not None and trial.export.suffix == ".onnx" and trial.fold != "always":
+        return  # the graph takes what runs beside the weights
     if trial.export is not None and trial.fold == "never" and entry.groups:
         hint = 'leave out the export, or use fold="auto"'
         raise CallError("an export has everything folded in, and nothing shall be folded", Reason.BAD_CALL, hint=hint)
@@ -115,15 +132,8 @@ def _check_fold(trial: Trial, entry: TaskEntry) -> None:
     for group in entry.groups:
         if group.method in METHODS and not METHODS[group.method].foldable:
             text = f"{group.method} at {group.sites[0]} cannot be folded"
-            hint = "leave out the export" if trial.export is not None else 'use fold="auto"'
+            hint = "export to .onnx" if trial.export is not None and trial.fold == "auto" else 'use fold="auto"'
             raise UnsupportedAdapterError(text, Reason.NOT_FOLDABLE, group.sites[0], hint)
-
-
-def _device(name: str) -> str:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise CallError("there is no CUDA device here", Reason.BAD_CALL, hint="use --device cpu")
-    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def _digest(model: nn.Module) -> str:

@@ -1,0 +1,112 @@
+"""Low-rank products of many tasks in few launches: one gather a batch, one `bmm` down and one up for each range.
+
+What a GPU wants, where a launch costs more than a segment's arithmetic; on a CPU a product a segment is as fast and
+needs no copies. It runs on either, so that either can test it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from adapterpack.runtime.pool_parts import Gain, Part, Product, Rows
+from adapterpack.runtime.pool_station import Station
+
+Columns = tuple[Rows, int]  # a range of columns and the rank that writes to it
+Form = tuple[tuple[Station, ...], tuple[Columns, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """One task's low-rank products of one form at several stations.
+
+    Attributes:
+        form: the stations, their ranges of columns, and the sizes; tasks of one form are gathered together.
+        down: [stations, R, in].
+        ups: for each range, transposed: [stations, r, out].
+    """
+
+    form: Form
+    down: torch.Tensor
+    ups: tuple[torch.Tensor, ...]
+
+
+def stacked(parts: dict[Station, Part]) -> tuple[Stack, ...]:
+    """A task's stacks; its branches become views of them, so that nothing is held twice."""
+    alike: dict[tuple[object, ...], list[Station]] = {}
+    for station, part in parts.items():
+        low = _low_rank(part)
+        if low:
+            alike.setdefault(_shape(low), []).append(station)
+    return tuple(_stack(stations, parts) for stations in alike.values())
+
+
+def products(ready: Sequence[tuple[int, int, Sequence[Stack]]]) -> dict[Station, list[Product]]:
+    """What each station multiplies for a sorted batch.
+
+    Args:
+        ready: (start, stop, the task's stacks) of each segment, in order.
+    """
+    found: dict[Station, list[Product]] = {}
+    for form, run in _runs(ready):
+        index = torch.repeat_interleave(
+            torch.arange(len(run)), torch.tensor([stop - start for start, stop, _ in run])
+        ).to(run[0][2].down.device)
+        down = torch.stack([stack.down for _, _, stack in run]).index_select(0, index)
+        ups = [torch.stack(parts).index_select(0, index) for parts in zip(*(stack.ups for _, _, stack in run))]
+        for i, station in enumerate(form[0]):
+            pieces = [(columns, up[:, i]) for (columns, _), up in zip(form[1], ups)]
+            found.setdefault(station, []).append(Product(run[0][0], run[-1][1], down[:, i], pieces))
+    return found
+
+
+def order_key(stacks: Sequence[Stack]) -> tuple[int, ...]:
+    """Sorts tasks so that those of one form are neighbours."""
+    return tuple(hash(stack.form) for stack in stacks)
+
+
+def _runs(ready: Sequence[tuple[int, int, Sequence[Stack]]]) -> list[tuple[Form, list[tuple[int, int, Stack]]]]:
+    """Neighbouring segments with a stack of one form."""
+    found: list[tuple[Form, list[tuple[int, int, Stack]]]] = []
+    open_: dict[Form, list[tuple[int, int, Stack]]] = {}
+    for start, stop, stacks in ready:
+        mine = {stack.form: stack for stack in stacks}
+        open_ = {form: run for form, run in open_.items() if form in mine}
+        for form, stack in mine.items():
+            if form not in open_:
+                open_[form] = []
+                found.append((form, open_[form]))
+            open_[form].append((start, stop, stack))
+    return found
+
+
+def _low_rank(part: Part) -> list[Gain]:
+    return [gain for gain in part.gains if gain.method.name == "lora"]
+
+
+def _shape(low: Sequence[Gain]) -> tuple[object, ...]:
+    return tuple((gain.rows, gain.tensors["up"].shape, gain.tensors["down"].shape) for gain in low)
+
+
+def _stack(stations: Sequence[Station], parts: Mapping[Station, Part]) -> Stack:
+    low = [_low_rank(parts[station]) for station in stations]
+    down = torch.stack([torch.cat([gain.tensors["down"] for gain in gains]) for gains in low])
+    ups = tuple(torch.stack([gain.tensors["up"].T for gain in gains]) for gains in zip(*low))
+    columns = tuple((gain.rows, up.shape[1]) for gain, up in zip(low[0], ups))
+    sizes = (down.shape[2], *(up.shape[2] for up in ups))
+    stack = Stack((tuple(stations), columns, sizes), down, ups)
+    for i, station in enumerate(stations):
+        _use_views(parts[station], stack, i)
+    return stack
+
+
+def _use_views(part: Part, stack: Stack, number: int) -> None:
+    at, which = 0, 0
+    for i, gain in enumerate(part.gains):
+        if gain.method.name == "lora":
+            rank = stack.ups[which].shape[1]
+            tensors = {"down": stack.down[number, at : at + rank], "up": stack.ups[which][number].T}
+            part.gains[i] = replace(gain, tensors=tensors, stacked=True)
+            at, which = at + rank, which + 1
