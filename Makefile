@@ -8,7 +8,7 @@ CPU ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -q --disable-pip-version-check
 
-.PHONY: setup demo test check bench study clean
+.PHONY: setup demo test check bench families study clean
 setup: $(VENV)/.ready
 
 # Written last, so that an interrupted install is redone. A torch that is there already (>= 2.4) is left alone. The plain
@@ -36,6 +36,10 @@ check: setup
 bench: setup
 	$(PY) -c "import brotli, peft" 2>/dev/null || $(PIP) -c $(VENV)/constraints.txt -e '.[bench]'
 	$(PY) -W ignore tests/bench/run.py
+
+# docs/backbones.md: which of timm's families take which method, by trying all of them
+families: setup
+	$(PY) -W ignore tests/bench/families.py
 
 # BUDGET=small takes minutes, core two hours, full a day on two cores; it goes on where it was stopped
 BUDGET ?= small

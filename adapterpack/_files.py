@@ -1,6 +1,6 @@
 """Where bytes come from and go to: paths, bytes, file objects, URLs; and atomic writing.
 
-Nothing here knows the format. fsspec is used for URLs only, and asked for by name when it is missing.
+Nothing here knows the format. URLs are the affair of `stores`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Union
+from typing import BinaryIO, Protocol, Union
 
 from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
+from adapterpack.stores import open_url
 
 SourceLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO]
 
@@ -104,38 +105,6 @@ class FileObjectSource:
             self._file.seek(here)
 
 
-class UrlSource:
-    """Any URL that fsspec opens: one request for the size, then one range request a read."""
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        try:
-            import fsspec  # optional, and slow to import
-        except ImportError as error:
-            hint = "pip install 'adapterpack[remote]'"
-            raise CallError(f"{url} needs fsspec", Reason.MISSING_EXTRA, hint=hint) from error
-        with _remote_errors(url):
-            self._fs, self._path = fsspec.core.url_to_fs(url)
-            size = self._fs.size(self._path)
-        if size is None:
-            hint = "download the file and open that"
-            raise CallError(f"{url}: the server does not tell the size", Reason.IO, hint=hint)
-        self._size = int(size)
-
-    def size(self) -> int:
-        return self._size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self._size)
-        if end <= offset:
-            return b""
-        with _remote_errors(self.name):
-            data: Any = self._fs.cat_file(self._path, start=offset, end=end)
-        if len(data) == self._size > end - offset:  # the server ignores ranges and sent the whole file
-            data = data[offset:end]
-        return bytes(data)
-
-
 def source_of(source: SourceLike) -> Source:
     """Anything that can be opened, as a `Source`.
 
@@ -145,7 +114,7 @@ def source_of(source: SourceLike) -> Source:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return BytesSource(source)
     if isinstance(source, str) and "://" in source:
-        return UrlSource(source)
+        return open_url(source)
     if isinstance(source, (str, os.PathLike)):
         return PathSource(Path(source))
     if hasattr(source, "read") and hasattr(source, "seek"):
@@ -266,20 +235,6 @@ def _os_errors(name: str) -> Iterator[None]:
         raise CallError(f"{name!r} is no path: {error}", Reason.BAD_CALL) from error
 
 
-@contextlib.contextmanager
-def _remote_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-        raise MissingFileError(f"{url}: not found{why}", Reason.MISSING_FILE, hint="check the address") from error
-    except ImportError as error:
-        raise CallError(f"{url}: {error}", Reason.MISSING_EXTRA, hint="pip install 'adapterpack[remote]'") from error
-    except Exception as error:  # each protocol's library raises what it likes, and all of it means this
-        text = f"{url}: {type(error).__name__}: {error}".splitlines()[0]
-        raise CallError(text, Reason.IO, hint="check the address and the connection") from error
-
-
 def make_folder(path: Path) -> None:
     """Create a folder and its parents where missing.
 
@@ -288,3 +243,13 @@ def make_folder(path: Path) -> None:
     """
     with _os_errors(str(path)):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def list_folder(path: Path) -> tuple[str, ...]:
+    """The names of the regular files in a folder, sorted; none where there is no folder.
+
+    Raises:
+        CallError: `io-error`.
+    """
+    with _os_errors(str(path)):
+        return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.exists() else ()

@@ -17,6 +17,7 @@ from adapterpack.packing.join import common_backbone, join, require_different
 from adapterpack.packing.sizes import describe_file
 
 if TYPE_CHECKING:
+    from adapterpack.converters._report import Extracted
     from adapterpack.packing.requantize import Report
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -30,13 +31,17 @@ class Summary:
         path: the file.
         sizes: as `inspect --json` gives for a file; see `packing.sizes.describe_file`.
         notes: one sentence for each thing that happened on the way in.
-        costs: relative error of each tensor that was quantized.
+        costs: what quantizing did to each matrix, see `packing.requantize.Cost`.
+        accuracy: `before` and `after` quantizing on so many `examples`, where `pack` was asked to evaluate.
+        matrices: what was kept of each tensor of a fine-tuned model, before quantizing; see `converters.finetune`.
     """
 
     path: str
     sizes: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     costs: Report = ()
+    accuracy: Mapping[str, Any] | None = None
+    matrices: tuple[Extracted, ...] = ()
 
 
 def open(source: _files.SourceLike, *, limits: Limits | None = None) -> Bundle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,15 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
 from adapterpack.container import limits
-from adapterpack.converters import CONVERTERS, inputs_of, recognise
+from adapterpack.converters import EXPORTERS, inputs_of, recognise
 from adapterpack.converters import settings as given
 from adapterpack.converters._base import Hints, Imported, as_described
-from adapterpack.errors import CallError, Reason, steering
+from adapterpack.converters._lost import Lossy
+from adapterpack.errors import CallError, MissingFileError, Reason, steering
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
-from adapterpack.packing.options import Options
+from adapterpack.packing.options import CODE_BITS, Options
 from adapterpack.packing.requantize import Report, kept, requantize
 from adapterpack.packing.sizes import describe_file
 
@@ -35,11 +36,38 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "to": ((str,), "a form's name"),
     "task": ((str, NoneType), "a name"),
     "backbone": ((*_PATH[0], NoneType), "a timm name or a path"),
+    "calibrate": ((*_PATH[0], NoneType), "a folder of images"),
+    "evaluate": ((*_PATH[0], NoneType), "a data set"),
     "labels": ((list, tuple, NoneType), "a list of class names"),
     "metadata": ((Mapping, NoneType), "values by name"),
     "settings": ((Mapping, NoneType), "values by name"),
     "force": ((bool,), "True or False"),
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Quantized:
+    """An adapter as it is to be stored, and what there is to tell about how it came to that."""
+
+    adapter: Adapter
+    costs: Report
+    accuracy: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Written(tuple[Path, ...]):
+    """The files that `unpack` wrote, the main one first.
+
+    Attributes:
+        notes: one sentence for each thing that the form could not hold, or that took another shape in it.
+    """
+
+    notes: tuple[str, ...]
+
+    def __new__(cls, paths: Iterable[Path], notes: Iterable[str] = ()) -> Written:
+        made = super().__new__(cls, paths)
+        made.notes = tuple(notes)
+        return made
 
 
 def pack(
@@ -55,6 +83,8 @@ def pack(
     labels: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    calibrate: PathLike | None = None,
+    evaluate: PathLike | None = None,
     force: bool = False,
 ) -> Summary:
     """Make one `.apk` of a supported adapter.
@@ -75,6 +105,9 @@ def pack(
         metadata: free values to keep with the task.
         settings: what the source does not say itself (`{"reorder": False}`), or what is to win over it; see
             `converters.settings.KNOWN`.
+        calibrate: images (labels are not needed) on which the scales of codes are fitted to what the branches give out,
+            instead of to the weights; needs `backbone`.
+        evaluate: a data set with `test/`, on which accuracy is measured before and after quantizing; needs `backbone`.
         force: replace an existing file; never one that is read.
 
     Raises:
@@ -83,8 +116,10 @@ def pack(
     """
     _check_types({"source": source, "out": out, "task": task, "backbone": backbone, "labels": labels})
     _check_types({"metadata": metadata, "settings": settings, "force": force})
+    _check_types({"calibrate": calibrate, "evaluate": evaluate})
     options = Options(profile, bits, head_bits, group)
     said = given.checked(settings or {})
+    _check_images(options, backbone, calibrate, evaluate)
     _check_task(task)
     _refuse_inputs(Path(out), _inputs(source, backbone, said))
     _files.refuse_existing(Path(out), force=force)
@@ -100,40 +135,44 @@ def pack(
     )
     imported = _import(source, hints)
     described = replace(imported.adapter, metadata={**imported.adapter.metadata, **(metadata or {})})
-    adapter, costs = requantize(described, options)
+    found = _quantized(described, options, backbone, calibrate, evaluate)
+    adapter, costs = found.adapter, found.costs
     data = join([encode_task(adapter, profile)], adapter.backbone)
     written = open_bundle(data)
     if not written.read().same_as(adapter):
         raise RuntimeError("the packed file does not read back as the adapter; please report this")
     _files.write_atomic(out, data, force=force)
     notes = (*([facts.note] if facts and facts.note else []), *imported.notes, *_notes(described, options, costs))
-    return Summary(str(out), {**describe_file(written), "path": str(out)}, notes, costs)
+    sizes = {**describe_file(written), "path": str(out)}
+    return Summary(str(out), sizes, (*notes, *found.notes), costs, found.accuracy, imported.matrices)
 
 
 def unpack(
     source: _files.SourceLike, out: PathLike, *, to: str, task: str | None = None, force: bool = False
-) -> tuple[Path, ...]:
+) -> Written:
     """Write one task in an outside form.
 
     Args:
         source: the `.apk`.
         out: the file to write (`petl-vit` writes a `.bin` and a `.yaml` beside it).
-        to: a converter's name: "petl-vit", "safetensors", "checkpoint", ….
+        to: a form's name: "petl-vit", "safetensors", "checkpoint", "gguf", ….
         task: which task, where the file has several.
         force: replace existing files; never the one that is read.
 
     Returns:
-        The files that were written.
+        The files that were written, and in `.notes` what the form has no place for.
 
     Raises:
-        CallError: no such form.
+        CallError: no such form, or a package that it needs is missing.
         UnsupportedAdapterError: `not-expressible`: the form cannot hold this adapter.
     """
     _check_types({"out": out, "to": to, "task": task, "force": force})
-    if to not in CONVERTERS:
-        raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=f"choose one of {', '.join(CONVERTERS)}")
+    if to not in EXPORTERS:
+        raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=f"choose one of {', '.join(EXPORTERS)}")
     _refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
-    return CONVERTERS[to].write(open_bundle(source).read(task), Path(out), force=force)
+    adapter, form = open_bundle(source).read(task), EXPORTERS[to]
+    notes = form.lost(adapter) if isinstance(form, Lossy) else ()
+    return Written(form.write(adapter, Path(out), force=force), notes)
 
 
 def _check_types(arguments: Mapping[str, Any]) -> None:
@@ -195,6 +234,38 @@ def _facts(backbone: PathLike | None) -> BackboneFacts | None:
     from adapterpack.runtime.facts import backbone_facts  # needs torch, which opening and inspecting must not
 
     return backbone_facts(backbone)
+
+
+def _check_images(
+    options: Options, backbone: PathLike | None, calibrate: PathLike | None, evaluate: PathLike | None
+) -> None:
+    for name, path in (("calibrate", calibrate), ("evaluate", evaluate)):
+        if path is None:
+            continue
+        wanted = [bits for bits in (options.bits, options.head_bits) if bits is not None]
+        if not wanted or (name == "calibrate" and min(wanted) > CODE_BITS):
+            hint = f"give --bits or --head-bits (bits=, head_bits=) of at most {CODE_BITS}"
+            raise CallError(f"--{name} ({name}=) without bits to quantize to", Reason.BAD_CALL, hint=hint)
+        if backbone is None:
+            hint = "give --backbone (backbone=)"
+            raise CallError(f"--{name} ({name}=) needs the backbone", Reason.BAD_CALL, hint=hint)
+        if not Path(path).exists():
+            raise MissingFileError(f"there is no {path}", Reason.MISSING_FILE, hint=f"check --{name}")
+
+
+def _quantized(
+    adapter: Adapter, options: Options, backbone: PathLike | None, calibrate: PathLike | None, evaluate: PathLike | None
+) -> _Quantized:
+    """The adapter in the bits that were asked for; looked at on images where that was asked for, too."""
+    coded, costs = requantize(adapter, options)
+    if backbone is None or (calibrate is None and evaluate is None):
+        return _Quantized(coded, costs)
+    from adapterpack.train.quantization import Images, judge  # needs torch
+
+    paths = (None if path is None else Path(path) for path in (calibrate, evaluate))
+    found = judge(adapter, coded, costs, Images(os.fspath(backbone), *paths))
+    accuracy = None if found.judged is None else asdict(found.judged)
+    return _Quantized(found.adapter, found.costs, accuracy, found.notes)
 
 
 def _notes(adapter: Adapter, options: Options, costs: Report) -> list[str]:

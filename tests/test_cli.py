@@ -513,6 +513,8 @@ def test_unpack_prints_every_file_it_wrote(petl_vit: Path, folder: Path, run: Ru
     assert run("unpack", "new.apk", "-o", "back", "--to", "petl-vit").out == "wrote back.bin and back.yaml\n"
     found = one_object(run("unpack", "new.apk", "-o", "back", "--to", "petl-vit", "--json", "--force").out)
     size = sum((folder / name).stat().st_size for name in ("back.bin", "back.yaml"))
+    (lost,) = found.pop("notes")
+    assert "the preprocessing" in lost
     assert found == {"path": "back.bin", "paths": ["back.bin", "back.yaml"], "form": "petl-vit", "bytes": size}
     assert run("pack", source, "-o", "-").status == 2 and "name a file" in run("pack", source, "-o", "-").err
     assert run("pack", source, "-o", "y.apk", "--task", "").status == 2

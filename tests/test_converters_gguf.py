@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import adapterpack
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
 from adapterpack.converters.gguf import Gguf, blocks_of
+from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.errors import AdapterPackError, UnsupportedAdapterError
 from adapterpack.quantize import quantize, quantize_latent
 from adapterpack.tensors import Dense, Quantized, Tensor
@@ -217,6 +218,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told["form"] == "gguf" and told["bytes"] == (tmp_path / "x.gguf").stat().st_size
     assert [f"note: {note}" for note in told["notes"]] == err.splitlines() and "the head of 3 classes" in err
     assert len(read(tmp_path / "x.gguf")[1]) == 6
+
+
+def test_petl_vit_loses_what_its_recipe_does_not_say() -> None:
+    recipe = factories.make("lora", labels=False, metadata={}, backbone=Backbone("small"))
+    assert PetlVit().lost(recipe) == ()
+    (told,) = PetlVit().lost(sample())
+    for words in ("3 class names", "the preprocessing", "the backbone's fingerprint", "the metadata dataset"):
+        assert words in told
+    assert "head" not in told
 
 
 def test_other_forms_say_what_they_lose(tmp_path: Path) -> None:

@@ -19,15 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: list[set[str]] = [
     {"adapterpack_cli"},
     {"adapterpack"},  # __init__.py alone: the public names
-    {"adapterpack.exchange"},  # pack and unpack: needs converters
+    {"adapterpack.exchange", "adapterpack.transfer", "adapterpack.compare"},  # pack and unpack: needs converters; push and pull
     {"adapterpack.api"},
-    {"adapterpack.train"},
+    {"adapterpack.train", "adapterpack.serving"},
     {"adapterpack.runtime"},
-    {"adapterpack.packing", "adapterpack.converters"},
+    {"adapterpack.packing", "adapterpack.card", "adapterpack.converters"},
     {"adapterpack.codecs", "adapterpack.methods", "adapterpack.container"},
     {"adapterpack.adapter", "adapterpack.quantize"},
     {"adapterpack.tensors"},
     {"adapterpack.codebooks", "adapterpack.bits", "adapterpack._files", "adapterpack._registry"},
+    {"adapterpack.stores"},
     {"adapterpack.errors"},
 ]
 
@@ -36,14 +37,19 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "click": ("adapterpack_cli",),
     "rich": ("adapterpack_cli",),
     "torch": ("adapterpack.runtime", "adapterpack.train", "adapterpack.converters.checkpoint"),
-    "huggingface_hub": ("adapterpack.runtime.backbone",),  # timm's own dependency
+    "huggingface_hub": ("adapterpack.runtime.backbone", "adapterpack.stores"),  # timm's own dependency
     "timm": ("adapterpack.runtime.backbone", "adapterpack.train"),
     "accelerate": ("adapterpack.train.devices",),  # several devices; asked for by name when it is missing
     "PIL": ("adapterpack.runtime.images", "adapterpack.train"),
     "safetensors": ("adapterpack.converters", "adapterpack.runtime", "adapterpack.train"),
+    "gguf": ("adapterpack.converters.gguf",),
+    "ray": ("adapterpack.serving",),  # asked for by name when it is missing, as are these three that come with it
+    "aiohttp": ("adapterpack.serving",),
+    "prometheus_client": ("adapterpack.serving.metrics",),
+    "pyarrow": ("adapterpack.serving",),
     "zstandard": ("adapterpack.codecs.zstd",),
     "constriction": ("adapterpack.codecs._range",),
-    "fsspec": ("adapterpack._files",),
+    "fsspec": ("adapterpack.stores",),
     "numpy": (
         "adapterpack.adapter", "adapterpack.bits", "adapterpack.codebooks", "adapterpack.codecs",
         "adapterpack.container", "adapterpack.converters", "adapterpack.methods.consolidator", "adapterpack.packing",

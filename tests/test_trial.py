@@ -34,7 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"{name}.apk").write_bytes(join([encode_task(made, "small")], made.backbone))
     Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    (tmp_path / "old.safetensors").write_bytes(b"old")
+    for name in ("old.safetensors", "old.onnx", "described.json"):
+        (tmp_path / name).write_bytes(b"old")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,7 +52,9 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load(*words) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["task"] == "lora" and found["classes"] == 4 and found["unload_exact"] is True
-    assert found["device"] == "cpu" and found["random_weights"] is False and found["notes"] == []
+    assert found["device"] == "cpu" and found["random_weights"] is False
+    (lost,) = found["notes"]
+    assert "codes, settings and metadata are gone" in lost
     assert len(found["folded"]) == SITES and found["attached"] == []
     (image,) = found["images"]
     assert image["path"] == "a.png" and [set(top) for top in image["top"]] == [{"class", "label", "probability"}] * 2
@@ -72,6 +75,11 @@ def test_people_see_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["lora.apk", "--image", "bad.png"], 1, "bad.png"),
         (["lora.apk", "--export", "old.safetensors"], 2, "old.safetensors exists already; use --force to replace it"),
         (["lora.apk", "--export", "nowhere/new.safetensors"], 2, "nowhere"),
+        (["lora.apk", "--export", "new.pt"], 2, "the suffix of the export chooses its form"),
+        (["lora.apk", "--export", "vit.safetensors", "--force"], 2, "is the backbone's"),
+        (["lora.apk", "--export", "old.onnx"], 2, "old.onnx exists already; use --force to replace it"),
+        (["lora.apk", "--export", "described.safetensors"], 2, "described.json exists already"),
+        (["former.apk", "--export", "new.onnx", "--fold", "always"], 1, "use --fold auto"),
         (["lora.apk", "--export", "new.safetensors", "--fold", "never"], 2, "--fold"),
         (["former.apk", "--export", "new.safetensors"], 1, "cannot be folded"),
         (["former.apk", "--fold", "always"], 1, "use --fold auto"),
@@ -92,3 +100,21 @@ def test_refused_before_the_backbone_is_made(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and told in line and '="' not in line
     assert not (folder / "new.safetensors").exists()
+
+
+def test_the_folded_model_is_a_backbone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was exported is taken by --backbone, with the preprocessing and the class names in its .json."""
+    assert load("lora.apk", "--export", "new.safetensors", "--device", "cpu") == 0
+    about = json.loads((folder / "new.json").read_text())
+    assert about["timm_kwargs"] == {key: value for key, value in KWARGS.items() if key != "num_classes"}
+    assert about["num_classes"] == 4 and about["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    made = backbone_module.create_backbone("new.safetensors")
+    assert made.model.num_classes == 4 and made.data.input_size == (3, 32, 32)
+
+
+def test_onnx_of_what_cannot_be_folded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript", reason="needs adapterpack[export]")
+    assert load("former.apk", "--export", "new.onnx", "--device", "cpu", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["export"] == "new.onnx" and found["attached"] and found["unload_exact"] is True
+    assert "the graph" in found["notes"][0] and (folder / "new.onnx").stat().st_size > 100_000

@@ -111,7 +111,8 @@ class PetlVit:
 
     def lost(self, adapter: Adapter) -> tuple[str, ...]:
         """See `Lossy.lost`."""
-        return left_out(adapter, ("head", "forms"))
+        recipe = adapter.data == replace(DataSettings(), input_size=adapter.data.input_size) if adapter.data else True
+        return left_out(adapter, ("head", "forms", "data") if recipe else ("head", "forms"))
 
 
 def layout(settings: Settings, depth: int, width: int) -> list[Place]:

@@ -18,10 +18,26 @@ Report = tuple["Cost", ...]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What changing one tensor's form did: Frobenius norm of the difference over that of the tensor."""
+    """What changing one tensor's form did; every error is a Frobenius norm of a difference over that of the original.
+
+    Attributes:
+        tensor: site and role.
+        relative_error: of the weights, as written.
+        unfitted_error: of the weights before scales were fitted to outputs; None, as the next two, without that.
+        output_before, output_after: of what the branch gives out on images, with this matrix and those before it in
+            codes, before and after scales were fitted.
+    """
 
     tensor: str
     relative_error: float
+    unfitted_error: float | None = None
+    output_before: float | None = None
+    output_after: float | None = None
+
+
+def cost_of(name: str, before: Tensor, after: Tensor) -> Cost:
+    """The error that a change of form makes in a tensor's values."""
+    return Cost(name, relative_error(before.dense(), after.dense()))
 
 
 def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
@@ -42,7 +58,7 @@ def requantize(adapter: Adapter, options: Options) -> tuple[Adapter, Report]:
         if bits is None or not _is_matrix(tensor) or _is_coarser(tensor, bits):
             return tensor
         changed = _in_bits(tensor, bits, options.group, name)
-        costs.append(Cost(name, relative_error(tensor.dense(), changed.dense())))
+        costs.append(cost_of(name, tensor, changed))
         return changed
 
     branches = tuple(_changed_branch(branch, options.bits, change) for branch in adapter.branches)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adapterpack.adapter import Branch, Site, canonical_order
+from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.runtime.places import Place, residual, resolve
 from adapterpack.tensors import Dense, Sparse, Tensor
 from adapterpack.train.bank import Bank, Handle
@@ -46,6 +47,11 @@ class _Composed:
         self.module, self.name = module, name
         self.base: nn.Parameter = module._parameters[name]  # type: ignore[assignment]
         self._pieces: list[tuple[_Piece, torch.Tensor]] = []
+        self._products: list[tuple[Place, TrainedBranch]] = []
+
+    def add_product(self, place: Place, branch: TrainedBranch) -> None:
+        """LoRA where the model reads the weight without calling its layer; there is no hidden vector to drop from."""
+        self._products.append((place, branch))
 
     def take(self, piece: _Piece) -> None:
         start = piece.place.rows[0] * (self.base.numel() // self.base.shape[0]) if piece.place.rows else 0
@@ -56,8 +62,14 @@ class _Composed:
         for piece, positions in self._pieces:
             values = bank.weights(piece.handle).reshape(-1)
             flat = flat.index_add(0, positions, values) if piece.add else flat.index_copy(0, positions, values)
+        weight = flat.view(self.base.shape)
+        for place, branch in self._products:
+            tensors = branch.tensors()
+            start, length = place.rows or (0, weight.shape[0])
+            gained = weight.narrow(0, start, length) + tensors["up"] @ tensors["down"]
+            weight = torch.cat([weight[:start], gained, weight[start + length :]])
         self.module._parameters.pop(self.name, None)
-        setattr(self.module, self.name, flat.view(self.base.shape))
+        setattr(self.module, self.name, weight)
 
     def restore(self) -> None:
         self.module.__dict__.pop(self.name, None)
@@ -98,14 +110,27 @@ class Attachment:
         return shape[0], shape[1]
 
     def beside(self, branch: TrainedBranch) -> None:
-        """A branch that reads or follows a module."""
+        """A branch that reads or follows a module.
+
+        Raises:
+            UnsupportedAdapterError: `missing-site`; `unsupported-model` where a hook would not run.
+        """
         place = resolve(self.model, branch.site)
+        self.branches.append(branch)
+        if place.no_hook:
+            self._into_weight(place, branch)
+            return
         hook = self._hooks.get(id(place.module))
         if hook is None:
             hook = self._hooks[id(place.module)] = SiteHook()
             self._undo.callback(place.module.register_forward_hook(hook).remove)
         hook.take(place, branch)
-        self.branches.append(branch)
+
+    def _into_weight(self, place: Place, branch: TrainedBranch) -> None:
+        if branch.method.name != "lora" or not place.has("weight"):
+            text = f"{place.site}: {place.no_hook}, so {branch.method.name} cannot be trained beside this layer"
+            raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, str(place.site), "train lora or adaptformer")
+        self._composed_at(place, "weight").add_product(place, branch)
 
     def around(self, branch: TrainedBranch) -> None:
         """A branch beside an MLP."""
@@ -186,10 +211,12 @@ class Attachment:
         return Sparse(piece.shape, piece.positions, values) if piece.add else values
 
     def _compose(self, piece: _Piece) -> None:
-        name = piece.place.name(piece.role)
-        key = (id(piece.place.module), name)
-        if key not in self._composed:
-            composed = self._composed[key] = _Composed(piece.place.module, name)
-            self._undo.callback(composed.restore)
-        self._composed[key].take(piece)
+        self._composed_at(piece.place, piece.place.name(piece.role)).take(piece)
         self._pieces.append(piece)
+
+    def _composed_at(self, place: Place, name: str) -> _Composed:
+        key = (id(place.module), name)
+        if key not in self._composed:
+            composed = self._composed[key] = _Composed(place.module, name)
+            self._undo.callback(composed.restore)
+        return self._composed[key]

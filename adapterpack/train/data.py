@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
+from adapterpack.runtime.images import SUFFIXES
 from adapterpack.train.npz import read_npz
 from adapterpack.train.pictures import Pictures, Source, load_pictures
 
-SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
 SPLITS = ("train", "val", "test")
+_KNOWN = f"known suffixes: {' '.join(sorted(SUFFIXES))}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,9 +98,7 @@ def read_task(path: Path, settings: DataSettings, *, skip_corrupt: bool = False,
         CorruptFileError: `bad-source`, an image that cannot be read, a class without images, a class in `val/` or
             `test/` that `train/` lacks.
     """
-    if not path.exists():
-        raise MissingFileError(f"there is no {path}", Reason.MISSING_FILE, hint="give a folder with train/ and test/")
-    listing = _folders(path) if path.is_dir() else Listing(path.stem, *read_npz(path))
+    listing = _listing(path)
     splits, notes = {}, []
     for name, (sources, labels) in listing.sources.items():
         if name in only:
@@ -109,6 +107,38 @@ def read_task(path: Path, settings: DataSettings, *, skip_corrupt: bool = False,
             notes += [f"skipped {text}" for text in bad]
             _no_empty_class(name, labels[kept], listing)
     return Task(listing.name, listing.classes, splits, _digest(listing), tuple(notes))
+
+
+def read_some(path: Path, settings: DataSettings, count: int) -> torch.Tensor:
+    """Some images of a data set, labels aside: of its training part, or of a folder of images without such parts.
+
+    Args:
+        path: as for `read_task`, or any folder of images, however deep.
+        settings: size, crop and interpolation.
+        count: how many at most; they are taken evenly from all, in the order of their names.
+
+    Returns:
+        uint8 [n, channels, height, width].
+
+    Raises:
+        AdapterPackError: as `read_task`; `bad-source` also for a folder without images.
+    """
+    if path.is_dir() and not any((path / name).is_dir() for name in SPLITS):
+        sources: Sequence[Source] = [Source(str(file), file) for file in _images_in(path)]
+        if not sources:
+            raise CorruptFileError(f"{path} has no images", Reason.BAD_SOURCE, hint=_KNOWN)
+    else:
+        listing = _listing(path)
+        sources = listing.sources["train" if "train" in listing.sources else min(listing.sources)][0]
+    chosen = [sources[i * len(sources) // count] for i in range(count)] if len(sources) > count else sources
+    pictures, order, _ = load_pictures(chosen, settings, skip_corrupt=False)
+    return next(pictures.batches([order]))
+
+
+def _listing(path: Path) -> Listing:
+    if not path.exists():
+        raise MissingFileError(f"there is no {path}", Reason.MISSING_FILE, hint="give a folder with train/ and test/")
+    return _folders(path) if path.is_dir() else Listing(path.stem, *read_npz(path))
 
 
 def _folders(path: Path) -> Listing:
@@ -136,12 +166,14 @@ def _class_folders(path: Path) -> dict[str, list[Path]]:
     """Images by class, both in ascending order of their names."""
     found = {}
     for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith(".")):
-        files = sorted(item for item in folder.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
-        if not files:
-            text = f"the class folder {folder} has no images"
-            raise CorruptFileError(text, Reason.BAD_SOURCE, hint=f"known suffixes: {' '.join(sorted(SUFFIXES))}")
-        found[folder.name] = files
+        found[folder.name] = _images_in(folder)
+        if not found[folder.name]:
+            raise CorruptFileError(f"the class folder {folder} has no images", Reason.BAD_SOURCE, hint=_KNOWN)
     return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
 
 
 def _no_empty_class(split: str, labels: NDArray[np.int64], listing: Listing) -> None:

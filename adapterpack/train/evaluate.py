@@ -9,12 +9,12 @@ from typing import Any
 from adapterpack.adapter import Adapter
 from adapterpack.converters.checkpoint import Checkpoint, load_run
 from adapterpack.packing.bundle import open_bundle
-from adapterpack.runtime.backbone import create_backbone
+from adapterpack.runtime.backbone import Created, create_backbone
 from adapterpack.runtime.load import load_adapter
 from adapterpack.runtime.plan import Fold
-from adapterpack.train.data import read_task
-from adapterpack.train.devices import choose
-from adapterpack.train.measure import Plain, in_rows_of, score
+from adapterpack.train.data import Task, read_task
+from adapterpack.train.devices import Hardware, choose
+from adapterpack.train.measure import Plain, Score, in_rows_of, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,7 @@ def evaluate(question: Question) -> dict[str, Any]:
     check = question.check_fingerprint and not made.note
     settings = adapter.data or made.data
     data = read_task(question.data, settings, skip_corrupt=question.skip_corrupt, only=(question.split,))
-    split = data.split(question.split)
-    device = hardware.device
-    loading = load_adapter(adapter, made.model, fold=question.fold, device=device, check_fingerprint=check)
-    with loading as loaded, hardware.autocast():
-        found = score(Plain(made.model), in_rows_of(data, loaded, split), settings, hardware)
+    found = score_of(adapter, made, data, question.split, hardware, fold=question.fold, check_fingerprint=check)
     notes = [note for note in (made.note, *data.notes) if note]
     return {
         "path": str(question.file),
@@ -71,9 +67,38 @@ def evaluate(question: Question) -> dict[str, Any]:
         "loss": found.loss,
         "examples": found.examples,
         "file_bytes": question.file.stat().st_size,
-        "device": str(device),
+        "device": str(hardware.device),
         "notes": notes,
     }
+
+
+def score_of(
+    adapter: Adapter,
+    made: Created,
+    data: Task,
+    split: str,
+    hardware: Hardware,
+    *,
+    fold: Fold = "auto",
+    check_fingerprint: bool = True,
+) -> Score:
+    """Accuracy of an adapter in a backbone, which is left as it was.
+
+    Args:
+        adapter: decoded.
+        made: the backbone.
+        data: images, fitted to the adapter's preprocessing, or to the backbone's where it has none.
+        split: which of them.
+        hardware: of this process.
+        fold, check_fingerprint: as in `load_adapter`.
+
+    Raises:
+        AdapterPackError: it does not fit the backbone or the classes, or there are no such images.
+    """
+    chosen, device = data.split(split), hardware.device
+    loading = load_adapter(adapter, made.model, fold=fold, device=device, check_fingerprint=check_fingerprint)
+    with loading as loaded, hardware.autocast():
+        return score(Plain(made.model), in_rows_of(data, loaded, chosen), adapter.data or made.data, hardware)
 
 
 def _read(question: Question) -> Adapter:

@@ -86,18 +86,20 @@ class ResidualHook:
     """Adds a branch to the residual stream: reads the input of the MLP's norm, adds where the MLP's path ends."""
 
     def __init__(self, branch: Gaining) -> None:
-        self._branch = branch
+        self._branch, self._first = branch, False
         self._seen: torch.Tensor | None = None
 
     def read(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._seen = args[0]
+        self._seen = args[0].movedim(1, -1) if self._first else args[0]
 
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         x, self._seen = self._seen, None
         if x is None:
             raise RuntimeError("the MLP's path ended before it began")
-        return out + self._branch.gain(x)
+        gained = self._branch.gain(x)
+        return out + (gained.movedim(-1, 1) if self._first else gained)
 
     def register(self, at: Residual) -> list[RemovableHandle]:
         """Hook it in; `.remove()` of both results takes it out again."""
+        self._first = at.channels_first
         return [at.norm.register_forward_pre_hook(self.read), at.end.register_forward_hook(self.add)]

@@ -10,32 +10,32 @@ from functools import partial
 import torch
 from torch import nn
 
+from adapterpack.adapter import Site
+from adapterpack.runtime.families import classifier
+from adapterpack.runtime.places import residual
 from adapterpack.train.attachment import Attachment
 from adapterpack.train.branch import AdaptFormer, Lora, Starts
 from adapterpack.train.quantise import linear_start, truncated_normal
 from adapterpack.train.recipe import Recipe
-from adapterpack.train.sites import biased_sites, depth_of
+from adapterpack.train.sites import biased_sites, lora_sites, mlp_sites
 
 
 def attach_lora(at: Attachment, recipe: Recipe) -> None:
     """LoRA on q and v of every block; k and the output projection stay as they are."""
-    for block in range(depth_of(at.model)):
-        for part in "qv":
-            site = f"blocks.{block}.attn.qkv[{part}]"
-            outward, inward = at.size(site)
-            starts = _starts(outward, inward, recipe)
-            params = {"scale": _scale(recipe)}
-            at.beside(Lora(site, "lora", params, at.bank, starts, hidden_drop=recipe.dropout))
+    for site in lora_sites(at.model):
+        outward, inward = at.size(site)
+        starts = _starts(outward, inward, recipe)
+        params = {"scale": _scale(recipe)}
+        at.beside(Lora(site, "lora", params, at.bank, starts, hidden_drop=recipe.dropout))
 
 
 def attach_adaptformer(at: Attachment, recipe: Recipe) -> None:
     """AdaptFormer beside every MLP."""
-    width = int(at.model.embed_dim)  # type: ignore[arg-type]
-    for block in range(depth_of(at.model)):
+    for site in mlp_sites(at.model):
+        width = residual(at.model, Site.parse(site)).width
         starts = _starts(width, width, recipe)
         params = {"scale": _scale(recipe)}
-        branch = AdaptFormer(f"blocks.{block}.mlp", "adaptformer", params, at.bank, starts, hidden_drop=recipe.dropout)
-        at.around(branch)
+        at.around(AdaptFormer(site, "adaptformer", params, at.bank, starts, hidden_drop=recipe.dropout))
 
 
 def attach_bias(at: Attachment, recipe: Recipe) -> None:
@@ -50,9 +50,10 @@ def attach_nothing(at: Attachment, recipe: Recipe) -> None:
 
 def attach_everything(at: Attachment, recipe: Recipe) -> None:
     """Full fine-tuning: copies of all parameters of the backbone, in their places until the run ends."""
+    head = classifier(at.model)
     for module in at.model.modules():
         for name, parameter in list(module._parameters.items()):
-            if parameter is not None and module is not at.model._modules.get("head"):
+            if parameter is not None and module is not head:
                 module._parameters[name] = nn.Parameter(parameter.detach().clone())
                 at.on_close(partial(module._parameters.__setitem__, name, parameter))
 

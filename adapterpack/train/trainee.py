@@ -11,10 +11,9 @@ from torch import nn
 
 from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
 from adapterpack.converters.spt_mask import SptMask
-from adapterpack.errors import CallError, Reason
-from adapterpack.runtime.backbone import require_vit
+from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
+from adapterpack.runtime.families import blocks_of, classifier, features_of, put_classifier, require_supported
 from adapterpack.runtime.images import normalised
-from adapterpack.runtime.load import features_of
 from adapterpack.train import consolidator, simple, spt
 from adapterpack.train.attachment import Attachment
 from adapterpack.train.branch import drop_path
@@ -47,7 +46,7 @@ class Trainee(nn.Module):
     """A model in training; `close` leaves it as it was.
 
     Args:
-        model: a frozen timm `VisionTransformer`; it is hooked and its head replaced until `close`.
+        model: a frozen timm model, see docs/backbones.md; it is hooked and its head replaced until `close`.
         recipe: what to train.
         classes: of the task.
         mask: SPT's.
@@ -59,7 +58,8 @@ class Trainee(nn.Module):
 
     def __init__(self, model: nn.Module, recipe: Recipe, classes: int, mask: SptMask | None = None) -> None:
         super().__init__()
-        require_vit(model)
+        require_supported(model)
+        _require_no_batch_norm(model)
         self.recipe, self.model = recipe, model
         self.at = Attachment(model)
         self.bank = self.at.bank
@@ -139,6 +139,14 @@ class Trainee(nn.Module):
         )
 
 
+def _require_no_batch_norm(model: nn.Module) -> None:
+    """Its statistics change in training without being parameters, and an adapter has no place for them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            text = f"{name} is a batch norm, whose statistics training would change"
+            raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, name, "train another family")
+
+
 def freeze(at: Attachment) -> None:
     """Train no parameter of the model's own until `close`."""
     free = [parameter for parameter in at.model.parameters() if parameter.requires_grad]
@@ -154,7 +162,8 @@ def freeze(at: Attachment) -> None:
 
 def set_drop_path(at: Attachment, last: float) -> None:
     """Give the blocks drop path, growing linearly from 0 at the first to `last` at the last one."""
-    blocks = list(at.model.blocks)  # type: ignore[arg-type]
+    numbered = at.model._modules.get("blocks")
+    blocks = [block for _, block in blocks_of(at.model)] if numbered is None else list(numbered.children())
     for number, block in enumerate(blocks):
         rate = last * number / max(len(blocks) - 1, 1)
         for name in _PATHS:
@@ -167,11 +176,11 @@ def set_drop_path(at: Attachment, last: float) -> None:
 def put_head(at: Attachment, head: nn.Module, classes: int) -> None:
     """Put a classifier into the model until `close`."""
     model = at.model
-    before, count = model.get_submodule("head"), model.num_classes
-    model._modules["head"], model.__dict__["num_classes"] = head, classes
+    before, count = classifier(model), model.num_classes
+    put_classifier(model, head, classes)
 
     def back() -> None:
-        model._modules["head"], model.__dict__["num_classes"] = before, count
+        put_classifier(model, before, count)
 
     at.on_close(back)
 

@@ -9,8 +9,8 @@ from typing import Any
 from adapterpack.errors import CallError, Reason
 
 
-def late(module: str) -> Any:
-    """Import a module, or say what to install.
+def late(module: str, extra: str = "torch") -> Any:
+    """Import a module, or say what to install: the extra that has all it needs.
 
     Raises:
         CallError: `missing-extra`.
@@ -20,5 +20,5 @@ def late(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        hint = "pip install 'adapterpack[torch]'"
+        hint = f"pip install 'adapterpack[{extra}]'"
         raise CallError(f"this command needs {error.name}", Reason.MISSING_EXTRA, hint=hint) from error

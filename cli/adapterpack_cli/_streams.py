@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 
 from adapterpack.errors import CallError, Reason
 
@@ -36,6 +38,27 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
         raise error
     found = error.object[error.start : error.end]
     return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in found), error.end
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Standard error for Python alone: what a library's native code writes past it, for its developers, is dropped."""
+    stream = sys.stderr
+    if not isinstance(stream, io.TextIOWrapper) or stream is not sys.__stderr__:
+        yield
+        return
+    stream.flush()
+    with open(os.dup(2), "w", encoding=stream.encoding, errors=_HANDLER, buffering=1) as kept:  # noqa: PTH123
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+        sys.stderr = kept
+        try:
+            yield
+        finally:
+            sys.stderr = stream
+            kept.flush()
+            os.dup2(kept.fileno(), 2)
 
 
 def is_unicode(stream: object) -> bool:

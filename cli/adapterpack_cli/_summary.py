@@ -12,6 +12,7 @@ from adapterpack_cli._tables import Column, show
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from adapterpack.converters._report import Extracted
     from adapterpack.packing.requantize import Cost
 
 COLUMNS = (
@@ -25,6 +26,21 @@ COLUMNS = (
     Column("bits/weight", right=True),
     Column("float32", right=True, drop=1),
     Column("smaller", right=True, drop=3),
+)
+FITTED = (
+    Column("matrix", least=24),
+    Column("weight error before", right=True, drop=1),
+    Column("after", right=True, drop=2),
+    Column("output error before", right=True),
+    Column("after fitting", right=True),
+)
+MATRICES = (
+    Column("tensor", least=24),
+    Column("shape", drop=1),
+    Column("kept as"),
+    Column("energy kept", right=True),
+    Column("relative error", right=True),
+    Column("bytes", right=True, drop=2),
 )
 Json = Mapping[str, Any]
 
@@ -72,6 +88,37 @@ def _row(task: Json) -> list[str]:
     ]
 
 
+def show_matrices(out: Console, rows: Sequence[Extracted]) -> None:
+    """What was kept of each tensor that fine-tuning changed; those that are kept exactly in one line."""
+    exact = [row for row in rows if row.form == "exact"]
+    if exact:
+        size = _output.size(sum(row.bytes for row in exact))
+        out.print(f"kept exactly: {_output.counted(len(exact), 'tensor', 'tensors')}, {size}")
+    others = [row for row in rows if row.form != "exact"]
+    if others:
+        show(out, MATRICES, [_matrix_row(row) for row in others])
+
+
+def _matrix_row(row: Extracted) -> list[str]:
+    shape = "×".join(map(str, row.shape))
+    return [row.tensor, shape, row.form, f"{row.kept_energy:.2%}", f"{row.relative_error:.4f}", f"{row.bytes:,}"]
+
+
+def matrices_json(rows: Sequence[Extracted]) -> list[Json]:
+    """The same for `--json`, every tensor."""
+    return [
+        {
+            "tensor": row.tensor,
+            "shape": list(row.shape),
+            "form": row.form,
+            "kept_energy": row.kept_energy,
+            "relative_error": row.relative_error,
+            "bytes": row.bytes,
+        }
+        for row in rows
+    ]
+
+
 def show_costs(out: Console, costs: Sequence[Cost]) -> None:
     """What quantizing cost: relative error a matrix, median and worst."""
     if not costs:
@@ -81,6 +128,22 @@ def show_costs(out: Console, costs: Sequence[Cost]) -> None:
     place = f"({_output.plain(worst.tensor)})"
     matrices = _output.counted(len(costs), "matrix", "matrices")
     out.print(f"quantized {matrices}: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}")
+    fitted = [cost for cost in costs if cost.output_after is not None]
+    if fitted:
+        show(out, FITTED, [_fitted_row(cost) for cost in fitted])
+
+
+def _fitted_row(cost: Cost) -> list[str]:
+    numbers = (cost.unfitted_error, cost.relative_error, cost.output_before, cost.output_after)
+    return [cost.tensor, *("–" if number is None else f"{number:.4f}" for number in numbers)]
+
+
+def show_accuracy(out: Console, accuracy: Json | None) -> None:
+    """Accuracy before and after quantizing."""
+    if accuracy is not None:
+        before, after = accuracy["before"], accuracy["after"]
+        images = f"{accuracy['examples']:,} test images"
+        out.print(f"accuracy on {images}: {before:.2%} before quantizing, {after:.2%} after")
 
 
 def costs_json(costs: Sequence[Cost]) -> Json | None:
@@ -93,4 +156,20 @@ def costs_json(costs: Sequence[Cost]) -> Json | None:
         "worst": worst.relative_error,
         "worst_tensor": worst.tensor,
         "tensors": {cost.tensor: cost.relative_error for cost in costs},
+        **_fitted_json(costs),
     }
+
+
+def _fitted_json(costs: Sequence[Cost]) -> Json:
+    """What fitting scales to outputs did to each matrix; nothing where it was not done."""
+    fitted = {
+        cost.tensor: {
+            "weight_error_before": cost.unfitted_error,
+            "weight_error": cost.relative_error,
+            "output_error_before": cost.output_before,
+            "output_error": cost.output_after,
+        }
+        for cost in costs
+        if cost.output_after is not None
+    }
+    return {"calibration": fitted} if fitted else {}

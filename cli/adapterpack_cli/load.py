@@ -22,12 +22,12 @@ Json = dict[str, Any]
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--image", "images", multiple=True, metavar="PATH", help="Classify an image; may be repeated.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
-@click.option("--export", type=click.Path(path_type=Path), help="Write the folded model as .safetensors.")
+@click.option("--export", type=click.Path(path_type=Path), help="Write the model with it: .safetensors or .onnx.")
 @click.option("--any-backbone", is_flag=True, help="Do not compare the backbone's fingerprint.")
 @click.option("--force", is_flag=True, help="Replace an existing --export file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def load(file: str, backbone: str, task: str | None, any_backbone: bool, as_json: bool, **options: Any) -> None:
-    """Put the adapter in FILE into a frozen ViT, classify images with it, export the folded model.
+    """Put the adapter in FILE into a frozen ViT, classify images with it, export the model with it.
 
     Where the backbone's weights cannot be downloaded, random ones take their place, and a note says so.
     """

@@ -32,9 +32,14 @@ _COMMANDS = {
     "unpack": "unpack",
     "bundle": "bundle",
     "split": "bundle",
+    "push": "push",
+    "pull": "push",
     "train": "train",
     "sensitivity": "sensitivity",
     "evaluate": "evaluate",
+    "diff": "diff",
+    "serve": "serve",
+    "predict": "predict",
     "completion": "completion",
 }
 

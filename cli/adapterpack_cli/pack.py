@@ -12,6 +12,7 @@ from adapterpack import exchange
 from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.options import BITS, PROFILES
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._words import pairs, value_of
 
 _CHOICE = click.Choice([str(b) for b in BITS])
 
@@ -32,6 +33,24 @@ _CHOICE = click.Choice([str(b) for b in BITS])
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="What the source does not say (reorder=no)."
 )
+@click.option(
+    "--as",
+    "how",
+    metavar="HOW",
+    help="A whole fine-tuned model, as what it changed of --backbone: sparse, lowrank:R, bitdelta[:GROUP] or auto.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Images to fit the scales of --bits to what the branches give out; needs --backbone.",
+)
+@click.option(
+    "--evaluate",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Measure accuracy on DATA's test images before and after quantizing; needs --backbone.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pack(
@@ -46,6 +65,9 @@ def pack(
     labels: Path | None,
     meta: Sequence[str],
     settings: Sequence[str],
+    how: str | None,
+    calibrate: Path | None,
+    evaluate: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -61,18 +83,24 @@ def pack(
             group=group,
             head_bits=int(head_bits) if head_bits else None,
             labels=None if labels is None else _lines(labels),
-            metadata=_pairs(meta, "--meta"),
-            settings={name: _value(value) for name, value in _pairs(settings, "--set").items()},
+            metadata=pairs(meta, "--meta"),
+            settings=_settings(settings, how),
+            calibrate=calibrate,
+            evaluate=evaluate,
             force=force,
         )
     if as_json:
         costs = _summary.costs_json(summary.costs)
-        _output.print_json({**summary.sizes, "notes": list(summary.notes), "quantization": costs})
+        told = {**summary.sizes, "notes": list(summary.notes), "quantization": costs}
+        told |= {"matrices": _summary.matrices_json(summary.matrices)} if summary.matrices else {}
+        _output.print_json(told if summary.accuracy is None else {**told, "accuracy": dict(summary.accuracy)})
         return
     _output.notes(summary.notes)
     shown = _output.console()
     _summary.show_files(shown, [summary.sizes])
+    _summary.show_matrices(shown, summary.matrices)
     _summary.show_costs(shown, summary.costs)
+    _summary.show_accuracy(shown, summary.accuracy)
 
 
 def _lines(path: Path) -> list[str]:
@@ -84,26 +112,10 @@ def _lines(path: Path) -> list[str]:
         raise CallError(f"{path}: {error}", Reason.IO, hint="--labels wants a UTF-8 text file") from error
 
 
-def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name or name in found:
-            problem = "given twice" if name in found else "not KEY=VALUE"
-            raise CallError(
-                f"{option} {word}: {problem}", Reason.BAD_CALL, hint=f"for example {option} dataset=cifar100"
-            )
-        found[name] = value
-    return found
-
-
-def _value(text: str) -> Any:
-    """yes/no, whole and decimal numbers, else text."""
-    if text.lower() in ("yes", "true", "no", "false"):
-        return text.lower() in ("yes", "true")
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _settings(words: Sequence[str], how: str | None) -> dict[str, Any]:
+    found = {name: value_of(value) for name, value in pairs(words, "--set").items()}
+    if how is None:
+        return found
+    if "as" in found:
+        raise CallError("--as and --set as=… say the same thing twice", Reason.BAD_CALL, hint="give one of them")
+    return {**found, "as": how}

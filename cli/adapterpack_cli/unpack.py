@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adapterpack import exchange
-from adapterpack.converters import CONVERTERS
+from adapterpack.converters import EXPORTERS
 from adapterpack.errors import printable
 from adapterpack_cli import _output
 
@@ -15,17 +15,19 @@ from adapterpack_cli import _output
 @click.command()
 @click.argument("file")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
-@click.option("--to", required=True, type=click.Choice(list(CONVERTERS)), help="The form to write.")
+@click.option("--to", required=True, type=click.Choice(list(EXPORTERS)), help="The form to write.")
 @click.option("--task", help="Which task, where FILE has several.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def unpack(file: str, out: Path, to: str, task: str | None, force: bool, as_json: bool) -> None:
-    """Write one task of FILE in another program's form."""
+    """Write one task of FILE in another program's form, and say what that form cannot hold."""
     with _output.busy(f"unpacking {file}"):
         written = exchange.unpack(file, out, to=to, task=task, force=force)
+    _output.notes(written.notes)
     if as_json:
         paths = [str(path) for path in written]
         size = sum(path.stat().st_size for path in written)
-        _output.print_json({"path": paths[0], "paths": paths, "form": to, "bytes": size})
+        notes = list(written.notes)
+        _output.print_json({"path": paths[0], "paths": paths, "form": to, "bytes": size, "notes": notes})
     else:
         click.echo(f"wrote {' and '.join(printable(path) for path in written)}")

@@ -1,0 +1,61 @@
+"""The body of a card: what each file holds and costs, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adapterpack.card._words import Json, accuracies, cell, code, python
+
+
+def body(files: Sequence[Json], folder: str) -> list[str]:
+    lines = ["", "## Adapters", ""]
+    lines += ["| file | task | method | bits | classes | bytes | adapter | head | as float32 | accuracy |"]
+    lines += ["|---|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+    lines += [_row(file, task) for file in files for task in file["tasks"]]
+    lines += ["", "| file | bytes | backbone | backbone's fingerprint | digest |", "|---|--:|---|---|---|"]
+    lines += [_file_row(file) for file in files]
+    return [*lines, "", *_how(files, folder), ""]
+
+
+def _row(file: Json, task: Json) -> str:
+    parts, measured = task["bytes_by_part"], accuracies(task)
+    cells = [
+        cell(file["path"]),
+        cell(task["name"]),
+        cell(task["method"]),
+        "–" if task["bits"] is None else str(task["bits"]),
+        "–" if task["classes"] is None else str(task["classes"]),
+        *(f"{count:,}" for count in (task["bytes"], parts["adapter"], parts["head"], task["dense_bytes"])),
+        ", ".join(f"{value:g} ({label})" for label, value in measured.items()) or "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _file_row(file: Json) -> str:
+    backbone = file["backbone"]
+    name, finger = cell(backbone["name"] or "not named"), backbone["fingerprint"]
+    return f"| {cell(file['path'])} | {file['file_bytes']:,} | {name} | {code(finger)} | {code(file['digest'])} |"
+
+
+def _how(files: Sequence[Json], folder: str) -> list[str]:
+    """How to load the first file."""
+    if not files:
+        return []
+    first = files[0]
+    url, several = f"{folder}/{first['path']}", len(first["tasks"]) > 1
+    name = first["backbone"]["name"]
+    if not name:
+        name = "the backbone that the adapter was trained on"
+    task = f", task={python(first['tasks'][0]['name'])}" if several else ""
+    return [
+        "Load it with [adapterpack](https://pypi.org/project/adapterpack/), which fetches one task's bytes alone:",
+        "",
+        "```python",
+        "import adapterpack, timm",
+        "",
+        f"model = timm.create_model({python(name.removeprefix('timm/'))}, pretrained=True)",
+        f"loaded = adapterpack.load({python(url)}, model{task})",
+        "logits = model(images)",
+        "loaded.unload()  # the backbone is bit for bit what it was",
+        "```",
+    ]

@@ -1,0 +1,101 @@
+"""Adding and removing tasks over HTTP: who may, from where, and how.
+
+Nothing is fetched from an address that a request names: a file is either in the request or already in the served
+folder. The folder itself is never written to.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+from aiohttp import web
+
+from adapterpack.errors import CallError, Reason
+from adapterpack.serving.board import Change
+from adapterpack.serving.catalog import Entry
+from adapterpack.serving.door import Door
+from adapterpack.serving.question import flag, read_body
+from adapterpack.serving.refusals import Forbidden
+from adapterpack.serving.reply import reply
+from adapterpack.serving.settings import Settings
+from adapterpack.serving.state import State
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+class Changes:
+    """The two handlers.
+
+    Args:
+        settings: have the token that changes need.
+        door: to a replica that tries a file out.
+        state: that is changed.
+    """
+
+    def __init__(self, settings: Settings, door: Door, state: State) -> None:
+        self._settings, self._door, self._state = settings, door, state
+
+    async def add(self, request: web.Request) -> web.Response:
+        """POST /v1/tasks: an `.apk` as the body, or `{"file": NAME}` for one of the served folder.
+
+        Raises:
+            Forbidden: see there.
+            AdapterPackError: the file is refused, and why.
+        """
+        self._require_right(request)
+        async with self._door.place():
+            data = await read_body(request)
+            if request.content_type == "application/json":
+                change = Change("reread", _file_of(data))
+            else:
+                replace = flag(request.query.get("replace", ""))
+                change = Change("add", request.query.get("name", ""), data, replace)
+                await self._door.examine(data)
+            entry = await self._state.change(change)
+        return reply(_added(entry), status=201)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """DELETE /v1/tasks/{task}: stop serving it; its file stays.
+
+        Raises:
+            Forbidden: see there.
+            CallError: `unknown-task`.
+        """
+        self._require_right(request)
+        task = request.match_info["task"]
+        await self._state.change(Change("remove", task))
+        return reply({"removed": task})
+
+    def _require_right(self, request: web.Request) -> None:
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.split("://")[-1] != request.host:
+            raise Forbidden("pages of other sites may not change what is served")
+        token = self._settings.token
+        if not token and not _from_here(request):
+            raise Forbidden("changes from other machines need a token; start the service with ADAPTERPACK_TOKEN set")
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and not hmac.compare_digest(given.encode(), token.encode()):
+            raise Forbidden("a change needs the header Authorization: Bearer TOKEN", 401)
+
+
+def _from_here(request: web.Request) -> bool:
+    """Whether it came from this machine, and was sent to its own name: not by a page that calls itself by another."""
+    name = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+    return name.strip("[]") in _LOCAL and request.remote in _LOCAL
+
+
+def _file_of(data: bytes) -> str:
+    try:
+        found: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CallError("the body is no JSON", Reason.BAD_CALL, hint='send {"file": NAME}') from error
+    if not (isinstance(found, dict) and isinstance(found.get("file"), str)):
+        raise CallError("the body names no file", Reason.BAD_CALL, hint='send {"file": NAME}')
+    name: str = found["file"]
+    return name
+
+
+def _added(entry: Entry | None) -> dict[str, Any]:
+    return {} if entry is None else {"added": sorted(entry.tasks), "file": entry.file}

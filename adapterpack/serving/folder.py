@@ -1,0 +1,83 @@
+"""The `.apk` files of a folder or of anything that fsspec lists, with a mark each that changes when the file does.
+
+It reads; it never writes, and it never leaves the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from adapterpack import _files
+from adapterpack.errors import CallError, MissingFileError, Reason
+from adapterpack.stores.urls import list_url
+
+_SUFFIX = ".apk"
+_MARKS = ("size", "etag", "ETag", "mtime", "LastModified", "last_modified", "created", "sha256")
+
+
+class Folder:
+    """A folder, or a URL.
+
+    Args:
+        source: a path, or a URL such as `s3://bucket/tasks`.
+
+    Raises:
+        MissingFileError: `missing-file`, no such folder.
+        CallError: `not-a-file`, the path is no folder; `missing-extra` where a URL needs fsspec.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._remote = "://" in source
+        self._urls: dict[str, str] = {}
+        self.marks()
+
+    def marks(self) -> Mapping[str, str]:
+        """Every file's name inside the folder, with `/` between its parts, and its mark.
+
+        Raises:
+            AdapterPackError: the folder cannot be listed.
+        """
+        return self._remote_marks() if self._remote else dict(sorted(self._local_marks().items()))
+
+    def _local_marks(self) -> dict[str, str]:
+        root = Path(self.source)
+        if not root.is_dir():
+            kind = MissingFileError if not root.exists() else CallError
+            reason = Reason.MISSING_FILE if not root.exists() else Reason.NOT_A_FILE
+            raise kind(f"{self.source} is no folder", reason, hint="give a folder of .apk files, or a URL")
+        found = {}
+        for place, _, names in os.walk(root):
+            for name in names:
+                path = Path(place, name)
+                if path.suffix == _SUFFIX and not name.startswith("."):
+                    found[path.relative_to(root).as_posix()] = _local_mark(path)
+        return found
+
+    def _remote_marks(self) -> dict[str, str]:
+        found = {}
+        for name, facts in sorted(list_url(self.source).items()):
+            path = PurePosixPath(name)
+            if path.suffix == _SUFFIX and not path.name.startswith("."):
+                self._urls[name] = facts["url"]
+                found[name] = " ".join(f"{key}={facts[key]}" for key in _MARKS if facts.get(key) is not None)
+        return found
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, by the name that `marks` gave.
+
+        Raises:
+            AdapterPackError: it cannot be read.
+        """
+        source = _files.source_of(self._urls[name] if self._remote else Path(self.source, name))
+        return _files.read_exactly(source, 0, source.size(), name)
+
+
+def _local_mark(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError as error:  # gone meanwhile, or a link to nothing: reading it will say so
+        return f"unreadable: {error.errno}"
+    return f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino}"

@@ -1,0 +1,123 @@
+"""A replica's tasks kept as the board says: new files added, changed ones replaced, the rest removed.
+
+What the pool refuses goes back to the board with its reason, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from adapterpack.adapter import DataSettings
+from adapterpack.errors import AdapterPackError, CallError, Reason
+from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.cross import standalone
+from adapterpack.packing.join import join
+from adapterpack.runtime.pool import AdapterPool
+from adapterpack.serving.answers import Told
+from adapterpack.serving.catalog import Entry, Listing
+
+_PAUSE = 0.5  # seconds until a board that died is asked again
+
+
+class Holder:
+    """Tasks of one pool.
+
+    Args:
+        pool: empty.
+        board: the catalog's actor.
+    """
+
+    def __init__(self, pool: AdapterPool, board: Any) -> None:
+        self.version = -1
+        self._pool, self._board = pool, board
+        self._loaded: dict[str, Entry] = {}  # by file
+        self._lock = asyncio.Lock()
+
+    async def follow(self, seconds: float) -> None:
+        """Wait for news, at most so long, and do what they say."""
+        listing = await self.heard(self._board.listing.remote(self.version if seconds else -1, seconds))
+        if listing is None:
+            await asyncio.sleep(_PAUSE)
+        else:
+            await self._reconcile(listing)
+
+    async def heard(self, asked: Awaitable[Any]) -> Any:
+        """The board's answer; None while it is being started again."""
+        try:
+            return await asked
+        except RayActorError:
+            return None
+
+    async def require(self, task: str) -> None:
+        """Wait for a task that the board has and this replica has not yet.
+
+        Raises:
+            CallError: `unknown-task`.
+        """
+        if task in self._pool:
+            return
+        await self.follow(0)
+        if task not in self._pool:
+            raise CallError(f"there is no task {task!r}", Reason.UNKNOWN_TASK, hint="GET /v1/tasks lists them")
+
+    def settings(self, task: str) -> DataSettings | None:
+        """The preprocessing that a task's file records."""
+        facts = next((entry.tasks[task] for entry in self._loaded.values() if task in entry.tasks), None)
+        if facts is None or not facts.get("data"):
+            return None
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["data"].items()}
+        return DataSettings(**known)
+
+    async def _reconcile(self, listing: Listing) -> None:
+        async with self._lock:
+            if listing.version == self.version:
+                return
+            for entry in listing.files:
+                if not self._has(entry):
+                    await self._add(entry)
+            wanted = listing.tasks
+            self._loaded = {entry.file: entry for entry in listing.files if entry.file in self._loaded}
+            for task in self._pool.tasks:
+                if task not in wanted:
+                    await asyncio.to_thread(self._pool.remove, task)
+            self.version = listing.version
+
+    def _has(self, entry: Entry) -> bool:
+        mine = self._loaded.get(entry.file)
+        same = mine is not None and (mine.stamp, mine.alias) == (entry.stamp, entry.alias)
+        return same and all(task in self._pool for task in entry.tasks)
+
+    async def _add(self, entry: Entry) -> None:
+        data = await self.heard(self._board.data.remote(entry.file, entry.stamp))
+        if data is None:  # changed meanwhile: the next listing has it
+            return
+        try:
+            await asyncio.to_thread(self._put, data, entry.alias)
+        except AdapterPackError as error:
+            await self.heard(self._board.refuse.remote(entry, Told.of(error)))
+        else:
+            self._loaded[entry.file] = entry
+
+    def _put(self, data: bytes, alias: str) -> None:
+        self._pool.add(data, name=alias or None, replace=True)
+
+    async def examine(self, data: bytes) -> Told | None:
+        """Whether the pool would take a file of any number of tasks; None where it would."""
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._try_out, data)
+            except AdapterPackError as error:
+                return Told.of(error)
+        return None
+
+    def _try_out(self, data: bytes) -> None:
+        bundle = open_bundle(data)
+        for task in bundle.tasks:
+            alias = f"examined-{secrets.token_hex(8)}"
+            self._put(join([standalone(bundle, task)], bundle.backbone), alias)
+            self._pool.remove(alias)

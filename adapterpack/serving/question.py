@@ -1,0 +1,114 @@
+"""What an HTTP request asks for: image and task out of a body, a form, a path or a query, each within its limit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from adapterpack.errors import CallError, CorruptFileError, Reason
+
+FOLDED_HEADER = "serve_multiplexed_model_id"  # as Ray Serve itself has it
+_IMAGE_FIELDS = ("image", "file")
+_MOST_TOP = 1000
+_BODY_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One image to classify.
+
+    Attributes:
+        data: the image file.
+        task: its task.
+        top: how many classes.
+        folded: through a replica that has the task folded.
+    """
+
+    data: bytes
+    task: str
+    top: int
+    folded: bool
+
+
+async def read_question(request: web.Request) -> Question:
+    """The image is the body, or a form's field `image` or `file`; the task is in the path, the query or a form's field.
+
+    Raises:
+        CallError: `bad-call`, a field is missing or makes no sense.
+        CorruptFileError: `limit-exceeded`, more bytes than accepted.
+    """
+    header = request.headers.get(FOLDED_HEADER, "")
+    fields = {"task": header, **request.query, **request.match_info}
+    if request.content_type == "multipart/form-data":
+        data, texts = await _read_form(request)
+        fields = {**texts, **{name: value for name, value in fields.items() if value}}
+    else:
+        data = await read_body(request)
+    if not data:
+        raise CallError("there is no image", Reason.BAD_CALL, hint="send it as the body, or as the form's field image")
+    task = fields.get("task", "")
+    if not task:
+        raise CallError("there is no task", Reason.BAD_CALL, hint="POST to /v1/tasks/TASK/predict, or add ?task=TASK")
+    if header and header != task:
+        raise CallError(f"the task is {task!r} and {FOLDED_HEADER} {header!r}", Reason.BAD_CALL, hint="give one")
+    return Question(data, task, _top(fields.get("top", "5")), bool(header) or flag(fields.get("folded", "")))
+
+
+def flag(text: str) -> bool:
+    """Whether a query's value says yes."""
+    return text.lower() in ("1", "true", "yes")
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, whole.
+
+    Raises:
+        CorruptFileError: `limit-exceeded`.
+        CallError: `bad-call`, it does not come.
+    """
+    _require_length(request)
+    try:
+        return await asyncio.wait_for(request.read(), _BODY_SECONDS)
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _too_large(request) from error
+    except asyncio.TimeoutError as error:
+        raise CallError("the body does not come", Reason.BAD_CALL, hint="send it faster") from error
+
+
+async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
+    _require_length(request)
+    try:
+        form = await asyncio.wait_for(request.post(), _BODY_SECONDS)
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _too_large(request) from error
+    except asyncio.TimeoutError as error:
+        raise CallError("the form does not come", Reason.BAD_CALL, hint="send it faster") from error
+    except ValueError as error:
+        raise CallError(f"no readable form: {error}", Reason.BAD_CALL, hint="send multipart/form-data") from error
+    data = b""
+    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    for name in _IMAGE_FIELDS:
+        value = form.get(name)
+        if isinstance(value, web.FileField):
+            data = value.file.read()
+        elif isinstance(value, (bytes, bytearray)):
+            data = bytes(value)
+    return data, texts
+
+
+def _require_length(request: web.Request) -> None:
+    if request.content_length is not None and request.content_length > request.client_max_size:
+        raise _too_large(request)
+
+
+def _too_large(request: web.Request) -> CorruptFileError:
+    text = f"the body is larger than {request.client_max_size:,} bytes"
+    return CorruptFileError(text, Reason.LIMIT, hint="send a smaller file")
+
+
+def _top(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST_TOP):
+        raise CallError(f"top is {text[:20]!r}", Reason.BAD_CALL, hint=f"expected 1 to {_MOST_TOP}")
+    return int(text)

@@ -1,0 +1,166 @@
+"""`pack --calibrate` and `--evaluate` as a caller sees them: numbers in the report, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import adapterpack
+from adapterpack.adapter import Adapter, Branch, Head, Site
+from adapterpack.errors import AdapterPackError
+from adapterpack.runtime import backbone as backbone_module
+from adapterpack.runtime.backbone import create_backbone
+from adapterpack.runtime.images import read_image
+from adapterpack.runtime.load import load_adapter
+from adapterpack.tensors import Dense
+from adapterpack.train.data import read_some
+from adapterpack_cli.main import main
+from tests import _images
+
+WIDTH, CLASSES = 24, 3
+
+
+def numbers(seed: int, *shape: int) -> Dense:
+    return Dense((np.random.default_rng(seed).standard_normal(shape) * 0.3).astype(np.float32))
+
+
+def trained() -> Adapter:
+    """A float LoRA with a head, for the backbone of `_images`."""
+    branches = [
+        Branch(
+            Site.parse(f"blocks.{i}.attn.qkv[{part}]"), "lora", {"scale": 1.0},
+            {"down": numbers(10 * i + k, 4, WIDTH), "up": numbers(50 + 10 * i + k, WIDTH, 4)},
+        )
+        for i in range(2)
+        for k, part in enumerate("qv")
+    ]  # fmt: skip
+    head = Head(numbers(99, CLASSES, WIDTH), numbers(98, CLASSES))
+    return Adapter("toy", "lora", tuple(branches), head, tuple(f"class {i}" for i in range(CLASSES)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, a data set, a folder of loose images, and the adapter as a checkpoint."""
+    root = tmp_path_factory.mktemp("quantization")
+    _images.backbone(root)
+    _images.folder(root / "data")
+    (root / "loose" / "deep").mkdir(parents=True)
+    for i, source in enumerate(sorted((root / "data" / "train").rglob("*.png"))[:6]):
+        (root / "loose" / "deep" / f"{i}.png").write_bytes(source.read_bytes())
+    (root / "empty").mkdir()
+    (root / "bad").mkdir()
+    (root / "bad" / "a.png").write_bytes(b"no picture")
+    adapterpack.pack(trained(), root / "whole.apk", backbone=root / "tiny.safetensors")
+    adapterpack.unpack(root / "whole.apk", root / "toy.ckpt", to="checkpoint")
+    return root
+
+
+def accuracy_of(adapter: Adapter, place: Path) -> float:
+    """Top-1 on the test images, one image at a time."""
+    made = create_backbone(place / "tiny.safetensors")
+    right = count = 0
+    with load_adapter(adapter, made.model, check_fingerprint=False), torch.no_grad():
+        for label in range(CLASSES):
+            for file in sorted((place / "data" / "test" / f"class {label}").iterdir()):
+                logits = made.model(read_image(file, adapter.data or made.data)[None])
+                right, count = right + int(logits.argmax() == label), count + 1
+    return right / count
+
+
+def pack(place: Path, out: Path, **call: Any) -> adapterpack.Summary:
+    return adapterpack.pack(place / "toy.ckpt", out, backbone=place / "tiny.safetensors", **call)
+
+
+def test_the_report_and_the_file(place: Path, tmp_path: Path) -> None:
+    plain = pack(place, tmp_path / "plain.apk", bits=1, head_bits=4)
+    found = pack(place, tmp_path / "fitted.apk", bits=1, head_bits=4, calibrate=place / "data", evaluate=place / "data")
+    assert [cost.tensor for cost in found.costs] == [cost.tensor for cost in plain.costs]
+    for cost, first in zip(found.costs, plain.costs):
+        assert cost.unfitted_error == first.relative_error and first.output_after is None
+        assert cost.output_before is not None and cost.output_after is not None
+        assert cost.output_after <= cost.output_before
+    assert "scales were fitted on 36 images of data" in found.notes  # all of train/, none of test/
+    whole, fitted = (adapterpack.open(path).read() for path in (place / "whole.apk", tmp_path / "fitted.apk"))
+    assert found.accuracy == {
+        "examples": 15,
+        "before": pytest.approx(accuracy_of(whole, place)),
+        "after": pytest.approx(accuracy_of(fitted, place)),
+    }
+    assert plain.accuracy is None
+    again = pack(place, tmp_path / "again.apk", bits=1, head_bits=4, calibrate=place / "data")
+    assert (tmp_path / "again.apk").read_bytes() == (tmp_path / "fitted.apk").read_bytes() and not again.accuracy
+
+
+def test_a_folder_of_loose_images(place: Path, tmp_path: Path) -> None:
+    found = pack(place, tmp_path / "x.apk", bits=2, group=32, calibrate=place / "loose")
+    assert "scales were fitted on 6 images of loose" in found.notes
+    assert all(cost.output_after is not None for cost in found.costs)
+
+
+def test_images_are_taken_evenly(place: Path) -> None:
+    made = create_backbone(place / "tiny.safetensors")
+    some, every = (read_some(place / "data", made.data, count) for count in (4, 1000))
+    assert every.shape == (36, 3, 16, 16) and torch.equal(some, every[[0, 9, 18, 27]])
+
+
+def test_evaluate_alone(place: Path, tmp_path: Path) -> None:
+    found = pack(place, tmp_path / "x.apk", bits=8, evaluate=place / "data")
+    assert found.accuracy is not None and found.accuracy["examples"] == 15
+    assert all(cost.output_after is None for cost in found.costs)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason", "told"),
+    [
+        ({"calibrate": "data"}, "bad-call", "without bits"),
+        ({"calibrate": "data", "bits": 16}, "bad-call", "without bits"),
+        ({"evaluate": "data"}, "bad-call", "without bits"),
+        ({"calibrate": "data", "bits": 1, "backbone": None}, "bad-call", "needs the backbone"),
+        ({"calibrate": "none", "bits": 1}, "missing-file", "none"),
+        ({"calibrate": "empty", "bits": 1}, "bad-source", "no images"),
+        ({"calibrate": "bad", "bits": 1}, "bad-source", "a.png"),
+        ({"evaluate": "loose", "bits": 1}, "missing-file", "test"),
+    ],
+)
+def test_what_is_refused(place: Path, tmp_path: Path, call: dict[str, Any], reason: str, told: str) -> None:
+    paths = {name: place / value for name, value in call.items() if name in ("calibrate", "evaluate")}
+    given = {"backbone": place / "tiny.safetensors", **call, **paths}
+    with pytest.raises(AdapterPackError, match=told) as caught:
+        adapterpack.pack(place / "toy.ckpt", tmp_path / "x.apk", **given)
+    assert caught.value.reason == reason and not list(tmp_path.iterdir())
+
+
+def test_random_weights_judge_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone_module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(backbone_module, "_in_cache", lambda name: False)
+    with pytest.raises(AdapterPackError, match="random weights"):
+        adapterpack.pack(
+            trained(), tmp_path / "x.apk", backbone="vit_tiny_patch16_224", bits=1, calibrate=place / "loose"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["pack", str(place / "toy.ckpt"), "-o", str(tmp_path / "x.apk"), "--bits", "1"]
+    words += ["--backbone", str(place / "tiny.safetensors"), "--calibrate", str(place / "loose")]
+    words += ["--evaluate", str(place / "data")]
+    for more in ([], ["--json", "--force"]):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as done:  # main() sets showwarning
+            main([*words, *more])
+        assert done.value.code == 0
+        out, err = capsys.readouterr()
+        if not more:
+            assert "note: scales were fitted on 6 images of loose" in err
+            assert "output error before" in out and "accuracy on 15 test images: " in out
+    told = json.loads(out)
+    assert "scales were fitted on 6 images of loose" in told["notes"]
+    row = told["quantization"]["calibration"]["blocks.0.attn.qkv[q].down"]
+    assert row.keys() == {"weight_error_before", "weight_error", "output_error_before", "output_error"}
+    assert row["output_error"] <= row["output_error_before"]
+    assert told["accuracy"].keys() == {"examples", "before", "after"}

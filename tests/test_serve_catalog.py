@@ -1,0 +1,171 @@
+"""What is served and what is refused, without Ray: folders, files that change, uploads, removals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from adapterpack.errors import AdapterPackError, CallError, MissingFileError
+from adapterpack.serving.catalog import Catalog, Listing
+from adapterpack.serving.folder import Folder
+from tests import _serving
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return _serving.digits(tmp_path_factory.getbasetemp())
+
+
+def served(listing: Listing) -> dict[str, str]:
+    return {task: entry.file for task, entry in listing.tasks.items()}
+
+
+def reasons(listing: Listing) -> dict[str, str]:
+    return {refusal.file: refusal.reason for refusal in listing.refused}
+
+
+def test_files_come_change_and_go(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.apk").write_bytes(data)
+    (tmp_path / ".hidden.apk").write_bytes(data)
+    (tmp_path / "notes.txt").write_bytes(b"none")
+    catalog = Catalog(Folder(str(tmp_path)))
+    assert catalog.scan() and served(catalog.listing()) == {"digits": "sub/a.apk"}
+    assert not catalog.scan()
+    version, first = catalog.version, catalog.listing().files[0].stamp
+    (tmp_path / "sub" / "a.apk").write_bytes(_serving.variant(data, "new"))
+    assert catalog.scan() and served(catalog.listing()) == {"new": "sub/a.apk"}
+    assert catalog.version > version and catalog.data("sub/a.apk", first) is None
+    (tmp_path / "sub" / "a.apk").unlink()
+    assert catalog.scan() and served(catalog.listing()) == {}
+
+
+def test_a_bad_file_is_refused_and_the_rest_is_served(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.apk").write_bytes(data)
+    (tmp_path / "cut.apk").write_bytes(data[:-20])
+    flipped = bytearray(data)
+    flipped[-1] ^= 1
+    (tmp_path / "flipped.apk").write_bytes(flipped)
+    (tmp_path / "gone.apk").symlink_to(tmp_path / "nowhere")
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk"}
+    found = reasons(catalog.listing())
+    assert found == {"cut.apk": "truncated", "flipped.apk": "checksum-mismatch", "gone.apk": "missing-file"}
+    (tmp_path / "cut.apk").write_bytes(_serving.variant(data, "whole"))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk", "whole": "cut.apk"}
+    assert "cut.apk" not in reasons(catalog.listing())
+
+
+def test_a_file_that_turns_bad_is_served_as_it_was(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    before = catalog.listing().files
+    (tmp_path / "a.apk").write_bytes(data[:100])
+    catalog.scan()
+    assert catalog.listing().files == before and reasons(catalog.listing()) == {"a.apk": "truncated"}
+    assert catalog.data("a.apk", before[0].stamp) == data
+
+
+def test_what_a_replica_refuses_goes_back_to_what_it_was(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    (before,) = catalog.listing().files
+    (tmp_path / "a.apk").write_bytes(_serving.variant(data, "unfit"))
+    catalog.scan()
+    (unfit,) = catalog.listing().files
+    catalog.refuse("a.apk", "another stamp", "site-shape", "no")
+    assert catalog.listing().files == (unfit,)
+    catalog.refuse("a.apk", unfit.stamp, "site-shape", "no")
+    assert catalog.listing().files == (before,) and reasons(catalog.listing()) == {"a.apk": "site-shape"}
+    catalog.refuse("a.apk", before.stamp, "site-shape", "no")
+    assert catalog.listing().files == ()
+    assert not catalog.scan()  # it is not tried again until it changes
+
+
+def test_two_files_with_one_task(tmp_path: Path, data: bytes) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk"}
+    assert reasons(catalog.listing()) == {"b.apk": "duplicate-name"}
+    (tmp_path / "a.apk").unlink()
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "b.apk"} and reasons(catalog.listing()) == {}
+
+
+def test_uploads(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    with pytest.raises(AdapterPackError, match=r"digits is in a\.apk already"):
+        catalog.add(data)
+    entry = catalog.add(data, "mine")
+    assert entry.alias == "mine" and entry.uploaded and set(entry.tasks) == {"mine"}
+    with pytest.raises(CallError, match="served already"):
+        catalog.add(data, "mine")
+    catalog.add(_serving.variant(data, "other"), "mine", replace=True)
+    assert set(served(catalog.listing())) == {"digits", "mine"}
+    catalog.remove("mine")
+    assert set(served(catalog.listing())) == {"digits"}
+    with pytest.raises(CallError, match="no task 'mine'"):
+        catalog.remove("mine")
+    with pytest.raises(AdapterPackError):
+        catalog.add(data[:50])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.apk"]
+
+
+def test_a_removed_task_comes_back_when_it_is_read_again(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.apk"
+    path.write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    catalog.remove("digits")
+    assert served(catalog.listing()) == {} and path.is_file() and not catalog.scan()
+    assert set(catalog.reread("a.apk").tasks) == {"digits"}
+    assert served(catalog.listing()) == {"digits": "a.apk"}
+    for name in ("../a.apk", "/etc/passwd", "b.apk", "a.apk/../a.apk"):
+        with pytest.raises(CallError, match="not in the served folder"):
+            catalog.reread(name)
+
+
+def test_a_folder_that_cannot_be_listed_keeps_what_is_served(tmp_path: Path, data: bytes) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(folder)))
+    catalog.scan()
+    folder.rename(tmp_path / "away")
+    assert catalog.scan() and "no folder" in catalog.listing().problem
+    assert served(catalog.listing()) == {"digits": "a.apk"} and not catalog.scan()
+    (tmp_path / "away").rename(folder)
+    assert catalog.scan() and catalog.listing().problem == ""
+
+
+def test_what_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no folder"):
+        Folder(str(tmp_path / "none"))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CallError, match="no folder"):
+        Folder(str(tmp_path / "file"))
+
+
+def test_a_url(data: bytes) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/tasks/a.apk", data)
+    memory.pipe("/tasks/deep/b.apk", _serving.variant(data, "second"))
+    memory.pipe("/tasks/deep/readme.md", b"none")
+    catalog = Catalog(Folder("memory://tasks"))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk", "second": "deep/b.apk"}
+    assert not catalog.scan()
+    memory.pipe("/tasks/a.apk", _serving.variant(data, "first"))
+    memory.rm("/tasks/deep/b.apk")
+    assert catalog.scan() and served(catalog.listing()) == {"first": "a.apk"}
+    memory.rm("/tasks", recursive=True)
