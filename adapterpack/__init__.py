@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from adapterpack.exchange import pack, unpack
     from adapterpack.runtime.deploy import load
     from adapterpack.runtime.load import Loaded
-    from adapterpack.runtime.pool import AdapterPool
+    from adapterpack.runtime.pool.pool import AdapterPool
     from adapterpack.transfer import pull, push
 
 __version__ = "0.1.0"
@@ -75,7 +75,7 @@ __all__ = [
 
 # Resolved on first use: torch takes a second to import, converters some hundredths, and most commands need neither.
 _LATE = {
-    "AdapterPool": "adapterpack.runtime.pool",
+    "AdapterPool": "adapterpack.runtime.pool.pool",
     "Loaded": "adapterpack.runtime.load",
     "diff": "adapterpack.compare",
     "load": "adapterpack.runtime.deploy",

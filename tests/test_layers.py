@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: list[set[str]] = [
     {"adapterpack_cli"},
     {"adapterpack"},  # __init__.py alone: the public names
-    {"adapterpack.exchange", "adapterpack.transfer", "adapterpack.compare"},  # pack and unpack: needs converters; push and pull
+    {"adapterpack.exchange", "adapterpack.transfer", "adapterpack.compare"},
     {"adapterpack.api"},
     {"adapterpack.train", "adapterpack.serving"},
     {"adapterpack.runtime"},

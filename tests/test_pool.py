@@ -244,7 +244,7 @@ def test_missing_files_are_named(pool: AdapterPool, tmp_path: Path) -> None:
 def test_an_add_that_swaps_and_fails_leaves_the_old_task(
     pool: AdapterPool, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adapterpack.runtime import pool_active
+    from adapterpack.runtime.pool import active as pool_active
 
     pool.add(file_of(task("lora", 0)), name="t")
     pool.activate("t")

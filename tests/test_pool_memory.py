@@ -13,8 +13,8 @@ import torch
 from adapterpack import AdapterPool, CorruptFileError
 from adapterpack.adapter import Head
 from adapterpack.runtime import pool_store
-from adapterpack.runtime.pool_cache import Cache
-from adapterpack.runtime.pool_store import Packed
+from adapterpack.runtime.pool.cache import Cache
+from adapterpack.runtime.pool.store import Packed
 from adapterpack.tensors import Dense
 from tests._pool import file_of, task
 from tests._threads import one_thread  # noqa: F401

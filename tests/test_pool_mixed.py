@@ -12,9 +12,9 @@ from torch import nn
 from adapterpack import AdapterPool, UnsupportedAdapterError
 from adapterpack.errors import Reason
 from adapterpack.methods import METHODS
-from adapterpack.runtime.pool_parts import Segment
-from adapterpack.runtime.pool_station import Batch
-from adapterpack.runtime.pool_twin import Twin
+from adapterpack.runtime.pool.parts import Segment
+from adapterpack.runtime.pool.station import Batch
+from adapterpack.runtime.pool.twin import Twin
 from tests._pool import BRANCHES, KINDS, alone, file_of, relative, task
 from tests._threads import one_thread  # noqa: F401
 from tests._vit import WIDTH, adapter, branch, dense, images, same, snapshot, sparse, vit

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adapterpack import AdapterPool, CallError
-from adapterpack.runtime.pool_lock import ModelLock
+from adapterpack.runtime.pool.lock import ModelLock
 from tests._pool import alone, file_of, relative, task
 from tests._threads import one_thread  # noqa: F401
 from tests._vit import images, same, snapshot, vit

@@ -74,7 +74,7 @@ def rows(path: str = "out.parquet") -> list[dict[str, Any]]:
 
 def expected(adapters: list[str], seeds: list[int]) -> list[Any]:
     from adapterpack.runtime.backbone import create_backbone
-    from adapterpack.runtime.pool import AdapterPool
+    from adapterpack.runtime.pool.pool import AdapterPool
 
     pool = AdapterPool(create_backbone(_serving.BACKBONE).model)
     tasks = [task for adapter in adapters for task in pool.add(adapter)]

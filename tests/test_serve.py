@@ -66,7 +66,7 @@ def url(service: Any) -> str:
 def expected(folder: Path) -> Any:
     """The pool's own answers, in this process."""
     from adapterpack.runtime.backbone import create_backbone
-    from adapterpack.runtime.pool import AdapterPool
+    from adapterpack.runtime.pool.pool import AdapterPool
 
     pool = AdapterPool(create_backbone(_serving.BACKBONE).model)
     for path in sorted(folder.glob("*.apk")):

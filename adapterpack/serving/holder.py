@@ -17,7 +17,7 @@ from adapterpack.errors import AdapterPackError, CallError, Reason
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
-from adapterpack.runtime.pool import AdapterPool
+from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.serving.answers import Told
 from adapterpack.serving.catalog import Entry, Listing
 

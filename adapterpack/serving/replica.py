@@ -22,10 +22,10 @@ from adapterpack.runtime.backbone import create_backbone
 from adapterpack.runtime.devices import choose_device
 from adapterpack.runtime.images import decoded
 from adapterpack.runtime.load import MissingFingerprintWarning
-from adapterpack.runtime.pool import AdapterPool
-from adapterpack.runtime.pool_facts import Prediction
-from adapterpack.runtime.pool_folded import predict_folded
-from adapterpack.runtime.pool_predict import Picture
+from adapterpack.runtime.pool.facts import Prediction
+from adapterpack.runtime.pool.folded import predict_folded
+from adapterpack.runtime.pool.pool import AdapterPool
+from adapterpack.runtime.pool.predict import Picture
 from adapterpack.serving.answers import Answer, Told
 from adapterpack.serving.board import Report
 from adapterpack.serving.holder import Holder

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast
 
-from adapterpack.runtime.pool_store import Packed
+from adapterpack.runtime.pool.store import Packed
 
 
 class Inflated(Protocol):

@@ -16,7 +16,7 @@ from torch import nn
 
 from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.runtime.fold import deltas, write
-from adapterpack.runtime.pool_parts import Gain, Override, Part, Product, Segment
+from adapterpack.runtime.pool.parts import Gain, Override, Part, Product, Segment
 
 
 class Batch:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from adapterpack.runtime.pool_parts import Gain, Part, Product, Rows
-from adapterpack.runtime.pool_station import Station
+from adapterpack.runtime.pool.parts import Gain, Part, Product, Rows
+from adapterpack.runtime.pool.station import Station
 
 Columns = tuple[Rows, int]  # a range of columns and the rank that writes to it
 Form = tuple[tuple[Station, ...], tuple[Columns, ...], tuple[int, ...]]

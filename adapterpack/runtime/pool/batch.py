@@ -10,10 +10,10 @@ from torch import nn
 
 from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.images import require_size
-from adapterpack.runtime.pool_gather import order_key, products
-from adapterpack.runtime.pool_parts import Segment
-from adapterpack.runtime.pool_ready import Ready
-from adapterpack.runtime.pool_station import Batch
+from adapterpack.runtime.pool.gather import order_key, products
+from adapterpack.runtime.pool.parts import Segment
+from adapterpack.runtime.pool.ready import Ready
+from adapterpack.runtime.pool.station import Batch
 
 Run = tuple[int, int, Ready]  # a task's rows in a sorted batch
 

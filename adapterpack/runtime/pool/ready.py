@@ -16,10 +16,10 @@ from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.methods._base import Entries
 from adapterpack.runtime.places import Residual
 from adapterpack.runtime.plan import Step, plan
-from adapterpack.runtime.pool_gather import Stack, stacked
-from adapterpack.runtime.pool_parts import Gain, Override, Part, Tensors
-from adapterpack.runtime.pool_station import Station
-from adapterpack.runtime.pool_twin import Twin
+from adapterpack.runtime.pool.gather import Stack, stacked
+from adapterpack.runtime.pool.parts import Gain, Override, Part, Tensors
+from adapterpack.runtime.pool.station import Station
+from adapterpack.runtime.pool.twin import Twin
 from adapterpack.runtime.values import Value, values_of
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from adapterpack.container.limits import NAME_BYTES
 from adapterpack.errors import CallError, Reason, steering
 from adapterpack.packing.sizes import describe_task
-from adapterpack.runtime.pool_active import Front
-from adapterpack.runtime.pool_cache import Cache
-from adapterpack.runtime.pool_facts import PoolStats, TaskInfo, TaskStats
-from adapterpack.runtime.pool_store import Packed
+from adapterpack.runtime.pool.active import Front
+from adapterpack.runtime.pool.cache import Cache
+from adapterpack.runtime.pool.facts import PoolStats, TaskInfo, TaskStats
+from adapterpack.runtime.pool.store import Packed
 
 
 def new_names(found: Sequence[Packed], name: str | None) -> dict[str, Packed]:

@@ -11,8 +11,8 @@ from torch import nn
 from adapterpack.runtime import images
 from adapterpack.runtime.backbone import settings_of
 from adapterpack.runtime.images import normalised, read_pixels, require_size
-from adapterpack.runtime.pool_facts import Prediction
-from adapterpack.runtime.pool_ready import Ready
+from adapterpack.runtime.pool.facts import Prediction
+from adapterpack.runtime.pool.ready import Ready
 
 Picture: TypeAlias = images.Picture
 

@@ -17,13 +17,13 @@ from adapterpack.runtime.backbone import require_vit, unwrap
 from adapterpack.runtime.fingerprint import fingerprint
 from adapterpack.runtime.load import features_of, memory_errors, require_backbone
 from adapterpack.runtime.plan import Fold, check_head, plan
-from adapterpack.runtime.pool_active import Chosen, Front
-from adapterpack.runtime.pool_batch import heads, order_of, segments_of
-from adapterpack.runtime.pool_cache import Cache
-from adapterpack.runtime.pool_lock import ModelLock
-from adapterpack.runtime.pool_ready import Ready, make_ready, mixed_plan
-from adapterpack.runtime.pool_store import Packed
-from adapterpack.runtime.pool_twin import Twin
+from adapterpack.runtime.pool.active import Chosen, Front
+from adapterpack.runtime.pool.batch import heads, order_of, segments_of
+from adapterpack.runtime.pool.cache import Cache
+from adapterpack.runtime.pool.lock import ModelLock
+from adapterpack.runtime.pool.ready import Ready, make_ready, mixed_plan
+from adapterpack.runtime.pool.store import Packed
+from adapterpack.runtime.pool.twin import Twin
 
 
 class Engine:

@@ -14,7 +14,7 @@ from types import MethodType
 import torch
 from torch import nn
 
-from adapterpack.runtime.pool_station import Batch, Running, Station, shallow
+from adapterpack.runtime.pool.station import Batch, Running, Station, shallow
 
 
 class Twin:

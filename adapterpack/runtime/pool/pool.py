@@ -1,6 +1,6 @@
 """`AdapterPool`: many tasks on one frozen backbone, packed while they wait, in one batch together or one at a time.
 
-It knows the tasks' names and checks what it is asked; how tasks are kept, run and folded is in the `pool_…` modules.
+It knows the tasks' names and checks what it is asked; how tasks are kept, run and folded is in the modules beside it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from adapterpack._files import SourceLike
 from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.load import MissingFingerprintWarning
 from adapterpack.runtime.plan import FOLDS, Fold
-from adapterpack.runtime.pool_batch import require_batch
-from adapterpack.runtime.pool_engine import Engine
-from adapterpack.runtime.pool_facts import PoolStats, Prediction, TaskInfo
-from adapterpack.runtime.pool_names import info_of, new_names, stats_of, unknown
-from adapterpack.runtime.pool_predict import Picture, inputs_of, predictions
-from adapterpack.runtime.pool_store import Packed, packed_tasks
+from adapterpack.runtime.pool.batch import require_batch
+from adapterpack.runtime.pool.engine import Engine
+from adapterpack.runtime.pool.facts import PoolStats, Prediction, TaskInfo
+from adapterpack.runtime.pool.names import info_of, new_names, stats_of, unknown
+from adapterpack.runtime.pool.predict import Picture, inputs_of, predictions
+from adapterpack.runtime.pool.store import Packed, packed_tasks
 
 
 class AdapterPool:

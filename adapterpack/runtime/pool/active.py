@@ -23,8 +23,8 @@ from adapterpack.runtime.fold import Arena, deltas
 from adapterpack.runtime.load import MARK, apply_step, bare_linear, memory_errors, refuse_hooks, restore_head, writing
 from adapterpack.runtime.places import Place
 from adapterpack.runtime.plan import Fold, Step, plan
-from adapterpack.runtime.pool_regions import Regions, is_plain
-from adapterpack.runtime.pool_store import Packed
+from adapterpack.runtime.pool.regions import Regions, is_plain
+from adapterpack.runtime.pool.store import Packed
 from adapterpack.runtime.values import Value, values_of
 
 

@@ -9,9 +9,9 @@ import torch
 
 from adapterpack.adapter import DataSettings
 from adapterpack.runtime.images import normalised, read_pixels, require_size
-from adapterpack.runtime.pool import AdapterPool
-from adapterpack.runtime.pool_facts import Prediction
-from adapterpack.runtime.pool_predict import Picture
+from adapterpack.runtime.pool.facts import Prediction
+from adapterpack.runtime.pool.pool import AdapterPool
+from adapterpack.runtime.pool.predict import Picture
 
 
 def predict_folded(
