@@ -6,11 +6,8 @@ import os
 from pathlib import Path
 
 from adapterpack.errors import MissingFileError, Reason
+from adapterpack.runtime.images import SUFFIXES
 from adapterpack.serving.parts import Stat
-
-SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
 
 
 def images_in(folder: Path) -> dict[str, Stat]:
