@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -33,7 +33,7 @@ def finished(path: Path) -> dict[str, Row]:
 
 
 def study(budget: Budget, data: Path, backbone: Path, out: Path, *, workers: int) -> None:
-    """Tune, then train with every seed; all that is in `out` already is kept.
+    """Tune, train the two best at full length, and the better with every seed; all that is in `out` already is kept.
 
     Args:
         budget: what to run.
@@ -47,16 +47,29 @@ def study(budget: Budget, data: Path, backbone: Path, out: Path, *, workers: int
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         chosen = list(pairs(budget))
         _do(pool, [run for task, case in chosen for run in tuning(budget, task, case)], where, out)
-        known = finished(out)
-        last = []
-        for task, case in chosen:
-            best = _best([known[run.key] for run in tuning(budget, task, case)])
-            last += final(budget, task, case, best["lr"], best["scale"])
-        _do(pool, last, where, out)
+        for name in budget.cases:  # one case after another, so that a study that is stopped has whole ones
+            mine = [(task, case) for task, case in chosen if case.name == name]
+            known = finished(out)
+            best = {task: two_best([known[run.key] for run in tuning(budget, task, case)]) for task, case in mine}
+            long = {task: [final(budget, task, case, *pair) for pair in best[task]] for task, case in mine}
+            _do(pool, [runs[0] for both in long.values() for runs in both], where, out)
+            known = finished(out)
+            _do(pool, [run for both in long.values() for run in _better(both, known)], where, out)
 
 
-def _best(rows: Iterable[Row]) -> Row:
-    return max(rows, key=lambda row: (row["validation"], -row["validation_loss"]))
+def two_best(rows: Iterable[Row]) -> list[tuple[float, float]]:
+    """Learning rate and scale of the two tuning runs that did best on the validation images, the best first."""
+    return [(row["lr"], row["scale"]) for row in sorted(rows, key=on_validation, reverse=True)[:2]]
+
+
+def on_validation(row: Row) -> tuple[float, float]:
+    """What a choice goes by: accuracy, then loss."""
+    return row["validation"], -row["validation_loss"]
+
+
+def _better(both: list[list[Run]], known: Mapping[str, Row]) -> list[Run]:
+    """All seeds of the pair whose first seed did better at full length: short runs forgive rates that are too high."""
+    return max(both, key=lambda runs: on_validation(known[runs[0].key]))
 
 
 def _do(pool: ProcessPoolExecutor, runs: list[Run], where: tuple[str, str], out: Path) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from study.plan import BUDGETS, CASES, final, tuning
 from study.report import write_report
-from study.runner import finished
+from study.runner import finished, two_best
 
 
 def run(case: str, task: str, seed: int, test: float, **more: Any) -> dict[str, Any]:
-    return {"case": case, "task": task, "stage": "final", "seed": seed, "epochs": 15, "lr": 0.01, "scale": 10.0,
-            "test": test, "bytes": 9000, "adapter_bytes": 2000, "parameters": 10_000, **more}  # fmt: skip
+    fixed = {"stage": "final", "epochs": 15, "lr": 0.01, "scale": 10.0, "validation_loss": 1.0, "bytes": 9000}
+    sizes = {"adapter_bytes": 2000, "parameters": 10_000}
+    return {"case": case, "task": task, "seed": seed, "test": test, "validation": test, **fixed, **sizes, **more}
 
 
 ROWS = [
@@ -69,3 +70,15 @@ def test_every_case_is_tuned_as_often() -> None:
         chosen = [case for case in CASES if case.name in budget.cases]
         assert {len({run.key for run in tuning(budget, "digits", case)}) for case in chosen} == {6}
         assert len(final(budget, "digits", chosen[0], 0.1, 1.0)) == budget.seeds
+
+
+def test_the_better_pair_counts(tmp_path: Path) -> None:
+    """Chosen by the first seed's validation accuracy, whatever the test images say."""
+    worse = [run("lora 32 bit dim 32", "digits", s, 0.99, lr=0.1, validation=0.1) for s in (0, 1)]
+    assert write_report([*worse, *ROWS], tmp_path).read_text("utf-8") == write_report(ROWS, tmp_path).read_text("utf-8")
+
+
+def test_two_best() -> None:
+    rows = [{"validation": v, "validation_loss": loss, "lr": lr, "scale": 1.0}
+            for v, loss, lr in ((0.9, 2.0, 1e-3), (0.9, 1.0, 3e-3), (0.8, 0.1, 1e-2))]  # fmt: skip
+    assert two_best(rows) == [(3e-3, 1.0), (1e-3, 1.0)]
