@@ -12,7 +12,7 @@ import torch
 
 from adapterpack import AdapterPool, CorruptFileError
 from adapterpack.adapter import Head
-from adapterpack.runtime import pool_store
+from adapterpack.runtime.pool import store as pool_store
 from adapterpack.runtime.pool.cache import Cache
 from adapterpack.runtime.pool.store import Packed
 from adapterpack.tensors import Dense

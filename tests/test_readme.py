@@ -187,7 +187,7 @@ def run_page(text: str, folder: Path) -> int:
 
 
 # what a reader of the page would see too: published files say nothing of their backbone's fingerprint
-@pytest.mark.filterwarnings("ignore:cifar does not say which backbone:UserWarning")
+@pytest.mark.filterwarnings("ignore:cifar(-v2)? does not say which backbone:UserWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

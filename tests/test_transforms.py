@@ -213,3 +213,28 @@ def test_convpass_cannot_be_folded() -> None:
     with pytest.raises(UnsupportedAdapterError, match="convpass") as caught:
         plan(adapter(EXAMPLES["convpass"]), vit(), "always")
     assert caught.value.reason == "not-foldable"
+
+
+@pytest.mark.parametrize("fold", ["auto", "never"])
+def test_a_shift_where_no_bias_can_take_it(fold: Any) -> None:
+    """What a LoRA adds is not multiplied, also where the affine has to stay beside a layer without a bias."""
+    model, site = vit(qkv_bias=False), "blocks.0.attn.qkv"
+    layer, x = model.blocks[0].attn.qkv, torch.from_numpy(array(2, 3, WIDTH))
+    factor, shift, down, up = about_one(3 * WIDTH), dense(3 * WIDTH), dense(4, WIDTH), dense(3 * WIDTH, 4)
+    both = [
+        branch(site, "affine", {"factor": factor, "shift": shift}, tap="output"),
+        branch(site, "lora", {"down": down, "up": up}, scale=0.5),
+    ]
+    weight = value(factor)[:, None] * layer.weight.double() + 0.5 * value(up) @ value(down)
+    expected = x.double() @ weight.T + value(shift)
+    with load_adapter(adapter(both), model, fold=fold, check_fingerprint=False):
+        torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dora_cannot_act_on_a_shift_that_stays_beside() -> None:
+    site = "blocks.0.attn.qkv"
+    parts = {"down": dense(2, WIDTH), "up": dense(3 * WIDTH, 2), "magnitude": dense(3 * WIDTH)}
+    affine = {"factor": about_one(3 * WIDTH), "shift": dense(3 * WIDTH)}
+    both = [branch(site, "affine", affine, tap="output"), branch(site, "dora", parts, scale=0.5)]
+    with pytest.raises(UnsupportedAdapterError, match="no bias for the shift"):
+        plan(adapter(both), vit(qkv_bias=False), "auto")

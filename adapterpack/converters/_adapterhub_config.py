@@ -13,6 +13,7 @@ from typing import Any
 
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 
+_LAYERS = 10_000  # no encoder has so many, and a file must not make reading it long
 MODELS = ("vit", "clip_vision_model")
 _IDLE = frozenset(
     [
@@ -89,8 +90,9 @@ class HubConfig:
         if isinstance(factor, Mapping):
             factor = factor.get(str(block), factor.get("default"))
         _number(factor, "reduction_factor", self.name)
-        if factor <= 0:
-            raise CorruptFileError(f"reduction_factor is {factor}", Reason.BAD_FIELD, self.name, "expected one above 0")
+        if not 1e-6 <= factor <= 1e6:
+            hint = "expected one from 1e-6 to 1e6"
+            raise CorruptFileError(f"reduction_factor is {factor}", Reason.BAD_FIELD, self.name, hint)
         return max(1, int(width // factor))
 
 
@@ -139,7 +141,7 @@ def _check_known(key: str, value: Any, honoured: tuple[str, ...], folder: str) -
 
 def _check_layers(values: Mapping[str, Any], folder: str) -> None:
     layers = values["leave_out"] or []
-    if not isinstance(layers, list) or not all(type(i) is int and i >= 0 for i in layers):
+    if not isinstance(layers, list) or not all(type(i) is int and 0 <= i < _LAYERS for i in layers):
         raise CorruptFileError(f"leave_out is {str(layers)[:80]!r}", Reason.BAD_FIELD, folder, "expected layer numbers")
 
 

@@ -110,7 +110,8 @@ def _plain(found: Sorted, config: PeftConfig, sites: Mapping[str, str]) -> tuple
         branches.append(Branch(Site.parse(sites[module]), "replace", {}, dict(roles)))
     _require_saved(found, config, bool(head))
     if head and "weight" not in head:
-        raise CorruptFileError("the classifier has a bias and no weight", Reason.MISSING_TENSOR, config.name)
+        hint = 'save it whole: modules_to_save=["head"]'
+        raise CorruptFileError("the classifier has a bias and no weight", Reason.MISSING_TENSOR, config.name, hint)
     return branches, Head(head["weight"], head.get("bias")) if head else None
 
 

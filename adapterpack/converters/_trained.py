@@ -140,7 +140,10 @@ def consolidator_branches(
     plain = dict(found.plain)
     branches = []
     for site, parts in layers.items():
-        inward = _original(found, site, "weight", backbone).values.shape[1]
+        whole = _original(found, site, "weight", backbone).values
+        if whole.ndim != 2 or 0 in whole.shape:
+            raise CorruptFileError(f"the layer's own weight has shape {list(whole.shape)}", Reason.BAD_SHAPE, site)
+        inward = whole.shape[1]
         grouped = [(_groups(place, values, inward), values) for place, values in parts if place.role == "weight"]
         for groups, weight in consolidate(grouped, reorder=reorder):
             params = {"groups": groups, "reorder": reorder}

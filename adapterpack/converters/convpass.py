@@ -28,7 +28,7 @@ def branches(found: Sorted, settings: Mapping[str, Any]) -> tuple[list[Branch], 
     params = {"scale": float(require(settings, "scale")), "prefix": _PREFIX}
     made = []
     for site, roles in whole_sites(found, ROLES).items():
-        agree(settings, "dim", len(roles["down_bias"]))
+        agree(settings, "dim", int(roles["down_bias"].size))
         tensors = {role: Dense(roles[role]) for role in ROLES}
         made.append(Branch(Site.parse(site), "convpass", params, tensors))
     return made, []

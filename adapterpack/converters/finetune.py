@@ -30,6 +30,7 @@ ALL = 0.9999  # the share of the squared difference that counts as all of it to 
 LOW = 8  # which keeps it as a low rank where that takes at most one byte in so many of the weights' own
 MAX_RANK, MAX_GROUP = 4096, 1 << 20
 _HOW = re.compile(r"(sparse|auto)|(lowrank):([1-9][0-9]{0,7})|(bitdelta)(?::([1-9][0-9]{0,7}))?")
+_FAR = 1e37  # squares of larger differences, summed, are infinite in float32
 _KINDS = "sparse, lowrank:R, bitdelta, bitdelta:GROUP or auto"
 
 
@@ -129,7 +130,10 @@ def _require_all(plains: Sequence[Plain], backbone: Mapping[str, F32]) -> None:
 def _kept(plain: Plain, own: F32, how: How) -> _Kept:
     if max(plain.values.shape, default=1) == plain.values.size:
         return _exact(plain)
-    gap = plain.values - own
+    with np.errstate(over="ignore"):
+        gap = plain.values - own
+    if not np.abs(gap).max() < _FAR:
+        raise CorruptFileError(f"{plain.name} is too far from the backbone's", Reason.NOT_FINITE, plain.name)
     if how.kind == "sparse":
         return _smaller(_sparse(plain, gap), plain)
     if how.kind == "bitdelta":

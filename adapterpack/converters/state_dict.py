@@ -213,7 +213,9 @@ def _head(roles: Mapping[str, F32], settings: Mapping[str, Any], scheme: str) ->
     if "weight" not in roles:
         raise CorruptFileError("the tensor head.weight is missing", Reason.MISSING_TENSOR)
     weight = roles["weight"]
-    agree(settings, "num_class", len(weight) if weight.ndim else 0)
+    if weight.ndim != 2:
+        raise CorruptFileError(f"head.weight has shape {list(weight.shape)}", Reason.BAD_SHAPE)
+    agree(settings, "num_class", len(weight))
     if scheme == "petl-vit" and _one_bit_head("bias" in roles, settings):
         return Head(latent("head.weight", weight, 1))
     return Head(Dense(weight), Dense(roles["bias"]) if "bias" in roles else None)

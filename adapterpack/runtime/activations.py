@@ -16,6 +16,7 @@ from torch import nn
 from adapterpack.adapter import Adapter, Branch
 from adapterpack.methods._base import Method, Params, Tap
 from adapterpack.runtime.attach import attached
+from adapterpack.runtime.families import classifier
 from adapterpack.runtime.load import load_adapter
 
 TOKENS = 1024  # a branch; enough to tell a few hundred scales apart
@@ -57,7 +58,7 @@ def collect(adapter: Adapter, model: nn.Module, images: torch.Tensor) -> Activat
             watch = _Watch(hook.method, kept.setdefault(number, []), -(-TOKENS // len(images)), whole)
             hook.method = cast(Method, watch)
         if adapter.head is not None:
-            head = model.get_submodule("head")
+            head = classifier(model)
             undo.callback(head.register_forward_pre_hook(lambda _, args: features.append(args[0].cpu())).remove)
         like = next(model.parameters())
         for start in range(0, len(images), BATCH):

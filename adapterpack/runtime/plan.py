@@ -164,7 +164,20 @@ def _in_order_of_effect(steps: Sequence[Step], known: dict[object, Checked]) -> 
         beside = step.how == "hook" and isinstance(step.method, Transform) and shared[id(step.place.module)] > 1
         return beside and all(step.place.has(role) for role in _checked(step.branch, known)[1])
 
-    return [replace(step, how="swap") if crowded(step) else step for step in steps]
+    return _beside_a_shift([replace(step, how="swap") if crowded(step) else step for step in steps])
+
+
+def _beside_a_shift(steps: Sequence[Step]) -> list[Step]:
+    """Where a transform has to stay beside its module, which lacks the bias for it, so does all that is added there."""
+    stays = {id(s.place.module) for s in steps if s.how == "hook" and isinstance(s.method, Transform)}
+    if not stays:
+        return list(steps)
+    for step in steps:
+        if step.how != "residual" and id(step.place.module) in stays and step.method.name == "dora":
+            text = f"{step.place.site} has no bias for the shift, so dora cannot act on the result"
+            raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, str(step.place.site))
+    added = [s.how == "fold" and s.order[0] == 2 and id(s.place.module) in stays for s in steps]
+    return [replace(step, how="hook") if beside else step for step, beside in zip(steps, added)]
 
 
 def _how(place: Place, needed: Mapping[str, Shape], method: Method, fold: Fold) -> How:
