@@ -74,7 +74,14 @@ class PathSource:
     def read_at(self, offset: int, length: int) -> bytes:
         with _os_errors(self.name), open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 (unbuffered, hot)
             file.seek(offset)
-            return file.read(min(length, max(self._size - offset, 0))) or b""
+            left = min(length, max(self._size - offset, 0))
+            data = file.read(left) or b""
+            while data and len(data) < left:  # one system call gives 2 GiB at most
+                more = file.read(left - len(data))
+                if not more:
+                    break
+                data += more
+            return data
 
 
 class FileObjectSource:

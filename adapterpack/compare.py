@@ -16,6 +16,7 @@ from adapterpack.converters._base import Hints, prefix_of
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.differences import Differences, differences
 from adapterpack.packing.encode import encode_task
+from adapterpack.stores import shown
 
 Source = Union[str, "os.PathLike[str]", Adapter]
 
@@ -106,7 +107,7 @@ def _hints(backbone: str | None, settings: Mapping[str, Any]) -> Hints:
 
 
 def _side(source: Source, adapter: Adapter) -> Side:
-    path = "" if isinstance(source, Adapter) else str(source)
+    path = "" if isinstance(source, Adapter) else shown(str(source))
     digest = f"sha256:{encode_task(adapter, 'fast').digest.hex()}"
     classes = adapter.head.classes if adapter.head is not None else None
     return Side(path, adapter.name, adapter.method, digest, len(adapter.branches), classes)

@@ -13,7 +13,7 @@ from typing import Any, Union
 
 from adapterpack import _files
 from adapterpack.card import NAME, model_card
-from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason, UnsupportedVersionError
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
@@ -150,6 +150,7 @@ def pull(
     _files.refuse_existing(Path(out), force=force)
     found = _files.source_of(source)
     if task is None:
+        Bundle(found)  # what is no .apk is refused by its head, however large it is
         data = _whole(found, told)
     else:
         opened = Bundle(found)
@@ -213,10 +214,13 @@ def _store(folder: str, create: str) -> Store:
 def _others(store: Store, names: Sequence[str], notes: list[str]) -> dict[str, Json]:
     """What else lies in the folder, from the heads of the files."""
     found: dict[str, Json] = {}
-    for name in [name for name in names if name.lower().endswith(SUFFIXES)][:_SHOWN_AT_MOST]:
+    there = [name for name in names if name.lower().endswith(SUFFIXES)]
+    if len(there) > _SHOWN_AT_MOST:
+        notes.append(f"{NAME} lists {_SHOWN_AT_MOST} of the {len(there)} other files")
+    for name in there[:_SHOWN_AT_MOST]:
         try:
             found[name] = _described(open_bundle(store.url(name)), name)
-        except CorruptFileError as error:
+        except (CorruptFileError, UnsupportedVersionError) as error:
             notes.append(f"{NAME} leaves {name} out: {error}")
     return found
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from dataclasses import replace as replaced
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,10 @@ from adapterpack.errors import AdapterPackError, MissingFileError
 from adapterpack.packing.cross import cross_coded
 from adapterpack.runtime.images import read_image, top_classes
 from adapterpack.runtime.load import MissingFingerprintWarning, load_adapter
+from adapterpack.runtime.pool.cache import Cache
 from tests._pool import KINDS, alone, file_of, relative, task
 from tests._threads import one_thread  # noqa: F401
-from tests._vit import SIZE, WIDTH, adapter, images, lora_qv, one_bit, same, snapshot, vit
+from tests._vit import SIZE, WIDTH, adapter, dense, images, lora_qv, one_bit, same, snapshot, vit
 
 
 @pytest.fixture
@@ -441,3 +444,39 @@ def test_branches_without_a_head_use_the_backbones(pool: AdapterPool, model: Any
     found = pool(images(2), tasks=["lora-1", "adaptformer-2"])
     assert [len(row) for row in found] == [7, 4]
     assert relative(found[0], alone(data, "lora-1", model, images(2))[0]) < 1e-6
+
+
+def test_a_task_without_a_head_never_answers_with_another_ones(model: Any) -> None:
+    """Also while a task is active that is only attached, and whose head has the form of the backbone's own."""
+    beside = replaced(task("adaptformer", 1), name="beside", labels=None)
+    assert beside.head is not None
+    own = Head(dense(model.num_classes, WIDTH), dense(model.num_classes))
+    headless = replaced(task("lora", 2), name="headless", head=None, labels=None)
+    pool = AdapterPool(model)
+    pool.add(file_of(replaced(beside, head=own), headless))
+    before = pool(images(2), tasks=["headless"] * 2)
+    pool.activate("beside")
+    for one, other in zip(pool(images(2), tasks=["headless"] * 2), before):
+        assert torch.equal(one, other)
+
+
+def test_what_is_removed_while_it_is_inflated_does_not_stay() -> None:
+    cache = Cache(None, alive=lambda _: False)
+    made: Any = SimpleNamespace(nbytes=8, labels=None)
+    waiting: Any = object()
+    assert cache.get(waiting, SimpleNamespace, lambda _: made) is made
+    assert cache.sizes() == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataSettings((1, SIZE, SIZE), (0.5,), (0.5,), "bicubic", 1.0, "squash"),
+        DataSettings((3, 9000, 9000), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0, "squash"),
+        DataSettings((3, SIZE, SIZE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1e-6, "squash"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_is_refused_before_it_is_done(pool: AdapterPool, data: DataSettings) -> None:
+    pool.add(file_of(replaced(task("lora", 1), data=data)))
+    with pytest.raises(UnsupportedAdapterError):
+        pool.predict([Image.new("RGB", (8, 8))], ["lora-1"])

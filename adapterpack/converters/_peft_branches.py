@@ -43,11 +43,8 @@ def _lora(module: str, site: str, parts: Roles, config: PeftConfig) -> list[Bran
         message = f"{module}.lora_A has shape {list(down.shape)}, and the settings say rank {config.rank(module)}"
         raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, config.name, "check r and rank_pattern")
     if "B_bias" in parts and "magnitude" in parts:
-        message, hint = (
-            f"{module} has lora_B.bias beside DoRA, which PEFT does not allow",
-            "check lora_bias and use_dora",
-        )
-        raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, config.name, hint)
+        message = f"{module} has lora_B.bias beside DoRA, which PEFT does not allow"
+        raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, config.name, "check lora_bias and use_dora")
     at = Site.parse(site)
     added: dict[str, Tensor] = {}
     if "B_bias" in parts:

@@ -79,7 +79,7 @@ TIMM = (
     Row("pos_embed", "pos_embed", "value", "frozen"),
     Row("patch_embed.proj.weight", "patch_embed.proj", "weight", "frozen"),
     Row("patch_embed.proj.bias", "patch_embed.proj", "bias", "vector"),
-    *(Row(f"{path}.{{wb}}", "head", "{wb}", "head") for path in ("head", "head.fc", "classifier", "fc")),
+    *(Row(f"{path}.{{wb}}", path, "{wb}", "head") for path in ("head", "head.fc", "classifier", "fc")),
 )
 
 PETL = (

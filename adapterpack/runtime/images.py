@@ -176,13 +176,33 @@ def top_classes(
     return [TopClass(i, names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist())]
 
 
+SMALLEST_CROP = 0.05  # a smaller crop_pct would resize a picture to more than 20 times the input
+
+
+def require_input(model: nn.Module, settings: DataSettings) -> None:
+    """Refuse preprocessing whose result the model does not take, or that takes ages.
+
+    Raises:
+        UnsupportedAdapterError: `site-shape` or `bad-parameter`.
+    """
+    require_size(model, torch.empty(settings.input_size, device="meta"))
+    if settings.crop_pct < SMALLEST_CROP:
+        text = f"a crop_pct of {settings.crop_pct} resizes pictures to many times the model's input"
+        raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, "data", f"expected at least {SMALLEST_CROP}")
+
+
 def require_size(model: nn.Module, image: torch.Tensor) -> None:
-    """Refuse an image, [channels, height, width], of another size than the model takes.
+    """Refuse an image, [channels, height, width], of another size or number of channels than the model takes.
 
     Raises:
         UnsupportedAdapterError: `site-shape`.
     """
-    expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    patches = getattr(model, "patch_embed", None)
+    weight = None if hasattr(patches, "backbone") else getattr(getattr(patches, "proj", None), "weight", None)
+    if weight is not None and weight.ndim == 4 and image.shape[-3] != weight.shape[1]:
+        text = f"the image has {image.shape[-3]} channels, the model takes {weight.shape[1]}"
+        raise UnsupportedAdapterError(text, Reason.SITE_SHAPE, "data.input_size", "convert it first")
+    expected = getattr(patches, "img_size", None)
     if (
         expected is not None
         and not getattr(model, "dynamic_img_size", False)

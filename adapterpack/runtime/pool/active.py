@@ -76,6 +76,11 @@ class Front:
         self._undo: ExitStack | None = None
 
     @property
+    def changed(self) -> bool:
+        """Whether the backbone's own numbers are others now, those of its head included."""
+        return self._regions.changed or (self.chosen is not None and self.chosen.changes_parameters)
+
+    @property
     def kept_bytes(self) -> int:
         """Memory for going back, and of the heads."""
         heads = [tensor for head in list(self._heads.values()) for tensor in head.parameters()]

@@ -27,10 +27,12 @@ class Cache:
 
     Args:
         budget: bytes that may stay; None for no limit.
+        alive: False for a task that was removed while it was made here, which then does not stay.
     """
 
-    def __init__(self, budget: int | None) -> None:
+    def __init__(self, budget: int | None, alive: Callable[[Packed], bool] = lambda task: True) -> None:
         self.budget = budget
+        self._alive = alive
         self.hits = self.misses = self.evictions = 0
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -86,6 +88,8 @@ class Cache:
             known = self._kept.get((task, form))
             if known is not None:  # another thread was faster
                 return cast(T, known)
+            if not self._alive(task):
+                return made
             self._kept[task, form] = made
             self._nbytes += made.nbytes
             while self.budget is not None and self._nbytes > self.budget:

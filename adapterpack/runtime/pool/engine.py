@@ -5,7 +5,7 @@ It knows packed tasks by what they hold; the names that a pool gives them, it do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ class Engine:
         budget: bytes of inflated tasks that may stay between calls, or None.
         head_classes: see `AdapterPool`.
         device: where to move the model first, or None.
+        alive: whether a task is still in the pool, so that what was inflated for a removed one is not kept.
 
     Attributes:
         model: the `VisionTransformer` itself.
@@ -48,6 +49,7 @@ class Engine:
         budget: int | None,
         head_classes: int | None,
         device: str | torch.device | None,
+        alive: Callable[[Packed], bool],
     ) -> None:
         self.model = unwrap(model)
         require_vit(self.model)
@@ -56,7 +58,7 @@ class Engine:
         if device is not None:
             self.model.to(device)
         self.twin = Twin(self.model)
-        self.cache = Cache(budget)
+        self.cache = Cache(budget, alive)
         self.lock = ModelLock()
         self.gather = False
         self._fold = fold
@@ -130,7 +132,7 @@ class Engine:
         """
         with self.lock.reading():
             self.front.require_free()
-            if not self._changed():
+            if not self.front.changed:
                 yield
                 return
         with self.lock.writing():
@@ -140,10 +142,6 @@ class Engine:
                 yield
             finally:
                 self.front.show(chosen)
-
-    def _changed(self) -> bool:
-        chosen = self.front.chosen
-        return chosen is not None and chosen.changes_parameters
 
     def follow(self) -> None:
         """Begin again where the model was moved or cast since."""

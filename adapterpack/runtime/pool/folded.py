@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adapterpack.adapter import DataSettings
-from adapterpack.runtime.images import normalised, read_pixels, require_size
+from adapterpack.runtime.images import normalised, read_pixels, require_input
 from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.runtime.pool.predict import Picture
@@ -30,13 +30,13 @@ def predict_folded(
         CallError: `unknown-task`, `out-of-memory`.
         UnsupportedAdapterError: `site-shape`, the task wants images of another size than the model takes.
     """
+    require_input(pool.model, settings)
     batch = torch.from_numpy(np.stack([read_pixels(image, settings) for image in images]))
     pool.activate(task)
     with pool.using(task) as model, torch.inference_mode():
-        require_size(model, batch[0])
         like = next(model.parameters())
         logits = model(normalised(batch.to(like.device), settings).to(like.dtype))
-    labels = pool.info(task).labels
+        labels = pool.info(task).labels  # while nobody can replace the task
     best = logits.float().softmax(dim=1).cpu().topk(min(top, logits.shape[1]))
     return [
         Prediction(task, tuple(str(i) if labels is None else labels[i] for i in row), tuple(values), tuple(row))

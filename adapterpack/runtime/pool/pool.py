@@ -65,7 +65,7 @@ class AdapterPool:
     ) -> None:
         _check_arguments(fold, memory_budget, head_classes)
         self.model = model
-        self._engine = Engine(model, fold, memory_budget, head_classes, device)
+        self._engine = Engine(model, fold, memory_budget, head_classes, device, self._holds)
         self._check_fingerprint = check_fingerprint
         self._tasks: dict[str, Packed] = {}
         self._table = threading.Lock()  # around `_tasks`; taken inside the engine's lock, never around it
@@ -81,6 +81,10 @@ class AdapterPool:
         """The task that is in the model, or None."""
         chosen = self._engine.front.chosen
         return None if chosen is None else chosen.name
+
+    def _holds(self, task: Packed) -> bool:
+        with self._table:
+            return any(task is known for known in self._tasks.values())
 
     def __contains__(self, name: object) -> bool:
         with self._table:

@@ -10,7 +10,7 @@ from torch import nn
 
 from adapterpack.runtime import images
 from adapterpack.runtime.backbone import settings_of
-from adapterpack.runtime.images import normalised, read_pixels, require_size
+from adapterpack.runtime.images import normalised, read_pixels, require_input
 from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.ready import Ready
 
@@ -25,14 +25,14 @@ def inputs_of(
     A task that records no preprocessing gets the backbone's. Where all tasks want one size, there is one batch.
 
     Raises:
-        MissingFileError, CorruptFileError, UnsupportedAdapterError: as `read_image`; `site-shape`.
+        MissingFileError, CorruptFileError, UnsupportedAdapterError: as `read_image` and `require_input`.
     """
     default = settings_of(model)
     alike: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
     for row, (picture, task) in enumerate(zip(pictures, tasks)):
         settings = task.data or default
+        require_input(model, settings)
         pixels = torch.from_numpy(read_pixels(picture, settings))
-        require_size(model, pixels)
         alike.setdefault(pixels.shape, []).append((row, normalised(pixels[None], settings)[0]))
     for found in alike.values():
         yield [row for row, _ in found], torch.stack([pixels for _, pixels in found])

@@ -64,6 +64,11 @@ class Regions:
         """Memory of the copies."""
         return sum(region.pristine.nbytes for region in list(self._known.values()))
 
+    @property
+    def changed(self) -> bool:
+        """Whether any region is not as it was."""
+        return bool(self._written)
+
     def restore(self) -> None:
         """Make all regions what they were."""
         self._stale.clear()
