@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from adapterpack.errors import CallError, Reason
 from adapterpack_cli.main import main
 from tests import _serving
 
@@ -167,3 +168,42 @@ def test_what_is_refused(in_process: None, place: Path, run: Any) -> None:
     assert "no folder images" in run()[2]
     (place / "images").mkdir()
     assert "no image in images" in run()[2]
+
+
+def test_corrupt_images_are_tried_again(in_process: None, place: Path, run: Any, monkeypatch: Any) -> None:
+    """A disk that fails once, say: same size and time, and the next run reads it."""
+    from adapterpack.serving import worker
+
+    def fails(*_: Any) -> None:
+        raise CallError("the disk is away", Reason.IO)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "decoded", fails)
+        assert "12 of 12 images cannot be read" in run()[2]
+    assert run("--json")[0] == 0
+    check(rows(), expected(["digits.apk"], EVEN_ODD))
+
+
+def test_a_folder_that_is_not_of_a_run_is_left_alone(in_process: None, place: Path, run: Any) -> None:
+    kept = place / "out.parquet.parts" / "000000.parquet"
+    kept.parent.mkdir()
+    kept.write_bytes(b"mine")
+    code, _, error = run("--force")
+    assert code == 2 and "holds something else" in error and kept.read_bytes() == b"mine"
+
+
+def test_what_counts_as_done(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from adapterpack.serving.parts import ROW, Work
+
+    def part(*found: tuple[str, str | None, str | None]) -> Any:
+        rows = [{"path": p, "size": 1, "mtime": 2, "task": task, "error": error} for p, task, error in found]
+        return pa.Table.from_pylist(rows, schema=ROW)
+
+    work = Work(tmp_path / "out", {"adapter": []}, force=False)
+    work.add([part(("half", "a", None), ("whole", None, "once"), ("bad", None, "first"))])
+    work.add([part(("whole", "a", None), ("whole", "b", None), ("bad", None, "second"), ("half", "a", None))])
+    found = work.finished(dict.fromkeys(["half", "whole", "bad", "new"], (1, 2)), 2)
+    assert found.images == {"whole", "bad"} and found.corrupt == {"bad": "second"}
+    assert found.table["path"].to_pylist().count("half") == 1

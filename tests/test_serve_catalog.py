@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
+from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.cross import standalone
+from adapterpack.packing.join import join
 from adapterpack.serving.catalog import Catalog, Listing
 from adapterpack.serving.folder import Folder
+from adapterpack.serving.pictures import images_in
 from tests import _serving
 
 
@@ -20,6 +28,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def served(listing: Listing) -> dict[str, str]:
     return {task: entry.file for task, entry in listing.tasks.items()}
+
+
+def both(*files: bytes) -> bytes:
+    """One file with the tasks of several."""
+    bundles = [open_bundle(data) for data in files]
+    return join([standalone(bundle, task) for bundle in bundles for task in bundle.tasks], bundles[0].backbone)
 
 
 def reasons(listing: Listing) -> dict[str, str]:
@@ -169,3 +183,86 @@ def test_a_url(data: bytes) -> None:
     memory.rm("/tasks/deep/b.apk")
     assert catalog.scan() and served(catalog.listing()) == {"first": "a.apk"}
     memory.rm("/tasks", recursive=True)
+
+
+def test_a_folder_inside_that_cannot_be_read_keeps_what_is_served(
+    tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    scandir = os.scandir
+
+    def refuses(place: str) -> object:
+        if Path(place) == inner:
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuses)
+        assert catalog.scan() and str(inner) in catalog.listing().problem
+    assert served(catalog.listing()) == {"digits": "inner/a.apk"}
+
+
+def test_a_replaced_upload_loses_no_other_task(tmp_path: Path, data: bytes) -> None:
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.add(both(data, _serving.variant(data, "other")))
+    with pytest.raises(CallError, match="together with other") as caught:
+        catalog.add(data, replace=True)
+    assert caught.value.reason == "duplicate-name" and set(served(catalog.listing())) == {"digits", "other"}
+    catalog.remove("other")
+    catalog.add(data, replace=True)
+    assert set(served(catalog.listing())) == {"digits"}
+
+
+class _Call:
+    """An actor's method without an actor: a dead one raises what Ray would."""
+
+    def __init__(self, found: Callable[..., object]) -> None:
+        self._found = found
+
+    async def remote(self, *words: Any) -> object:
+        return self._found(*words)
+
+
+class _Board:
+    def __init__(self, catalog: Catalog) -> None:
+        self.dead = False
+        self.listing = _Call(lambda *_: catalog.listing())
+        self.data = _Call(lambda file, stamp: None if self.dead else catalog.data(file, stamp))
+
+
+def test_a_replica_has_each_task_from_the_file_that_the_listing_names(tmp_path: Path, data: bytes) -> None:
+    from adapterpack.runtime.backbone import create_backbone
+    from adapterpack.runtime.pool.pool import AdapterPool
+    from adapterpack.serving.holder import Holder
+
+    catalog = Catalog(Folder(str(tmp_path)))
+    board, pool = _Board(catalog), AdapterPool(create_backbone(_serving.BACKBONE).model)
+    holder = Holder(pool, board)
+
+    def classes() -> dict[str, int]:
+        asyncio.run(holder.follow(0))
+        return {task: pool.info(task).classes or 0 for task in pool.tasks}
+
+    catalog.add(both(data, _serving.variant(data, "b")))
+    assert classes() == {"digits": 10, "b": 10}
+    catalog.remove("b")
+    catalog.add(_serving.variant(data, "b", classes=4))
+    assert classes() == {"digits": 10, "b": 4}  # the task is another file's now
+    fresh = Holder(pool, board)
+    asyncio.run(fresh.follow(0))  # from nothing: the first file's own "b" is left out
+    assert classes() == {"digits": 10, "b": 4}
+    board.dead = True
+    catalog.add(_serving.variant(data, "b", classes=3), replace=True)
+    assert classes() == {"digits": 10, "b": 4} and holder.version < catalog.version
+    board.dead = False
+    assert classes() == {"digits": 10, "b": 3} and holder.version == catalog.version
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(CallError, match="not UTF-8"):
+        images_in(tmp_path)

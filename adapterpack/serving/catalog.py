@@ -195,8 +195,17 @@ class Catalog:
         if entry.file in self._held and not replace:
             text = f"the task {entry.file.removeprefix(_UPLOAD)} is served already"
             raise CallError(text, Reason.DUPLICATE_NAME, hint="remove it first, or add with replace=true")
+        self._require_no_less(entry)
         self._hold(entry, data)
         return entry
+
+    def _require_no_less(self, entry: Entry) -> None:
+        """Refuse to replace an upload by one without some of its tasks: those nobody asked to remove."""
+        held = self._held.get(entry.file)
+        lost = [] if held is None else sorted(held.entry.tasks.keys() - entry.tasks.keys())
+        if lost:
+            text = f"{entry.file.removeprefix(_UPLOAD)} was uploaded together with {', '.join(lost)}"
+            raise CallError(text, Reason.DUPLICATE_NAME, hint="add them together again, or remove them first")
 
     def reread(self, file: str) -> Entry:
         """Serve a file of the folder again, with every task that was removed from it.

@@ -76,8 +76,12 @@ class Changes:
         if not token and not _from_here(request):
             raise Forbidden("changes from other machines need a token; start the service with ADAPTERPACK_TOKEN set")
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and not hmac.compare_digest(given.encode(), token.encode()):
+        if token and not hmac.compare_digest(_bytes(given), _bytes(token)):
             raise Forbidden("a change needs the header Authorization: Bearer TOKEN", 401)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # a header may hold any byte
 
 
 def _from_here(request: web.Request) -> bool:

@@ -6,8 +6,9 @@ It reads; it never writes, and it never leaves the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from adapterpack import _files
 from adapterpack.errors import CallError, MissingFileError, Reason
@@ -44,16 +45,18 @@ class Folder:
 
     def _local_marks(self) -> dict[str, str]:
         root = Path(self.source)
-        if not root.is_dir():
-            kind = MissingFileError if not root.exists() else CallError
-            reason = Reason.MISSING_FILE if not root.exists() else Reason.NOT_A_FILE
+        try:
+            there, folder = root.exists(), root.is_dir()
+        except OSError as error:
+            _unreadable(error)
+        if not folder:
+            kind = CallError if there else MissingFileError
+            reason = Reason.NOT_A_FILE if there else Reason.MISSING_FILE
             raise kind(f"{self.source} is no folder", reason, hint="give a folder of .apk files, or a URL")
         found = {}
-        for place, _, names in os.walk(root):
-            for name in names:
-                path = Path(place, name)
-                if path.suffix == _SUFFIX and not name.startswith("."):
-                    found[path.relative_to(root).as_posix()] = _local_mark(path)
+        for path in files_in(root):
+            if path.suffix == _SUFFIX and not path.name.startswith("."):
+                found[path.relative_to(root).as_posix()] = _local_mark(path)
         return found
 
     def _remote_marks(self) -> dict[str, str]:
@@ -73,6 +76,21 @@ class Folder:
         """
         source = _files.source_of(self._urls[name] if self._remote else Path(self.source, name))
         return _files.read_exactly(source, 0, source.size(), name)
+
+
+def files_in(root: Path) -> Iterator[Path]:
+    """Everything in a folder and in the folders inside it that is no folder itself.
+
+    Raises:
+        CallError: `io-error`, one of them cannot be read; none of it is left out silently.
+    """
+    for place, _, names in os.walk(root, onerror=_unreadable):
+        yield from (Path(place, name) for name in names)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    text = f"cannot read {error.filename}: {error.strerror or error}"
+    raise CallError(text, Reason.IO, hint="check its permissions") from error
 
 
 def _local_mark(path: Path) -> str:

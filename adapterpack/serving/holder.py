@@ -35,7 +35,7 @@ class Holder:
     def __init__(self, pool: AdapterPool, board: Any) -> None:
         self.version = -1
         self._pool, self._board = pool, board
-        self._loaded: dict[str, Entry] = {}  # by file
+        self._from: dict[str, Entry] = {}  # each task's, as it was taken
         self._lock = asyncio.Lock()
 
     async def follow(self, seconds: float) -> None:
@@ -67,8 +67,9 @@ class Holder:
 
     def settings(self, task: str) -> DataSettings | None:
         """The preprocessing that a task's file records."""
-        facts = next((entry.tasks[task] for entry in self._loaded.values() if task in entry.tasks), None)
-        if facts is None or not facts.get("data"):
+        entry = self._from.get(task)
+        facts = {} if entry is None else entry.tasks[task]
+        if not facts.get("data"):
             return None
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["data"].items()}
         return DataSettings(**known)
@@ -77,34 +78,41 @@ class Holder:
         async with self._lock:
             if listing.version == self.version:
                 return
-            for entry in listing.files:
-                if not self._has(entry):
-                    await self._add(entry)
+            done = [await self._add(entry) for entry in listing.files if not self._has(entry)]
             wanted = listing.tasks
-            self._loaded = {entry.file: entry for entry in listing.files if entry.file in self._loaded}
             for task in self._pool.tasks:
                 if task not in wanted:
+                    self._from.pop(task, None)
                     await asyncio.to_thread(self._pool.remove, task)
-            self.version = listing.version
+            if all(done):
+                self.version = listing.version
 
     def _has(self, entry: Entry) -> bool:
-        mine = self._loaded.get(entry.file)
-        same = mine is not None and (mine.stamp, mine.alias) == (entry.stamp, entry.alias)
-        return same and all(task in self._pool for task in entry.tasks)
+        """Whether every task of the entry is here, and from this entry and no other."""
+        wanted = _mark(entry)
+        mine = (self._from.get(task) for task in entry.tasks)
+        return all(one is not None and _mark(one) == wanted for one in mine)
 
-    async def _add(self, entry: Entry) -> None:
+    async def _add(self, entry: Entry) -> bool:
+        """Take or refuse an entry; False where its bytes did not come, so that it is asked for again."""
         data = await self.heard(self._board.data.remote(entry.file, entry.stamp))
-        if data is None:  # changed meanwhile: the next listing has it
-            return
+        if data is None:  # changed meanwhile, or the board died
+            return False
         try:
-            await asyncio.to_thread(self._put, data, entry.alias)
+            await asyncio.to_thread(self._put, data, entry)
         except AdapterPackError as error:
             await self.heard(self._board.refuse.remote(entry, Told.of(error)))
         else:
-            self._loaded[entry.file] = entry
+            self._from |= dict.fromkeys(entry.tasks, entry)
+        return True
 
-    def _put(self, data: bytes, alias: str) -> None:
-        self._pool.add(data, name=alias or None, replace=True)
+    def _put(self, data: bytes, entry: Entry) -> None:
+        """The entry's tasks; those of its file that were removed since are another file's to give."""
+        bundle = open_bundle(data)
+        left = [task for task in bundle.tasks if task in entry.tasks]
+        if not entry.alias and len(left) < len(bundle.tasks):
+            data = join([standalone(bundle, task) for task in left], bundle.backbone)
+        self._pool.add(data, name=entry.alias or None, replace=True)
 
     async def examine(self, data: bytes) -> Told | None:
         """Whether the pool would take a file of any number of tasks; None where it would."""
@@ -119,5 +127,9 @@ class Holder:
         bundle = open_bundle(data)
         for task in bundle.tasks:
             alias = f"examined-{secrets.token_hex(8)}"
-            self._put(join([standalone(bundle, task)], bundle.backbone), alias)
+            self._pool.add(join([standalone(bundle, task)], bundle.backbone), name=alias)
             self._pool.remove(alias)
+
+
+def _mark(entry: Entry) -> tuple[str, str, str]:
+    return entry.file, entry.stamp, entry.alias

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Finished:
 
     Attributes:
         table: the rows, of `ROW`.
-        images: those that need not be looked at again.
+        images: those that are done: with a row of every task, or corrupt.
         corrupt: why an image could not be read, by its path.
     """
 
@@ -58,12 +59,15 @@ class Work:
         force: delete those of another run.
 
     Raises:
-        CallError: `file-exists`, the folder is of another run; `io-error`.
+        CallError: `file-exists`, the folder is of another run, or of something else; `io-error`.
     """
 
     def __init__(self, out: Path, about: Mapping[str, Any], *, force: bool) -> None:
         self.folder = out.with_name(f"{out.name}.parts")
         known = self._known()
+        if known is None and self.folder.is_dir() and any(self.folder.iterdir()):
+            text = f"{self.folder} holds something else than the parts of a run"
+            raise CallError(text, Reason.FILE_EXISTS, hint="move it away, or give another -o")
         if known is not None and known != about and self._paths():
             if not force:
                 text = f"{self.folder} holds the unfinished parts of another run"
@@ -75,12 +79,12 @@ class Work:
         self._next = 1 + max((int(path.stem) for path in self._paths()), default=-1)
 
     def _known(self) -> Any:
+        """What the folder's run is; None where there is none of ours."""
         try:
-            return json.loads((self.folder / _ABOUT).read_bytes())
-        except FileNotFoundError:
-            return None
+            found = json.loads((self.folder / _ABOUT).read_bytes())
         except (OSError, ValueError):
-            return {}
+            return None
+        return found if isinstance(found, dict) and "adapter" in found else None
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if path.stem.isdecimal())
@@ -95,11 +99,12 @@ class Work:
             write(self.folder / f"{self._next:06}.parquet", pa.concat_tables(rows), force=False)
             self._next += 1
 
-    def finished(self, images: Mapping[str, Stat]) -> Finished:
+    def finished(self, images: Mapping[str, Stat], tasks: int) -> Finished:
         """What need not be done again.
 
         Args:
             images: path and present state of each.
+            tasks: how many rows an image has that is done.
 
         Raises:
             CorruptFileError: `bad-source`, a part cannot be read.
@@ -108,9 +113,13 @@ class Work:
         stats = zip(table["size"].to_pylist(), table["mtime"].to_pylist())
         fresh = [images.get(path) == stat for path, stat in zip(table["path"].to_pylist(), stats)]
         table = table.filter(pa.array(fresh, pa.bool_()))
+        last = {key: i for i, key in enumerate(zip(table["path"].to_pylist(), table["task"].to_pylist()))}
+        table = table.take(pa.array(sorted(last.values()), pa.int64()))  # an image done again counts once
         paths, errors = table["path"].to_pylist(), table["error"].to_pylist()
-        corrupt = {path: error for path, error in zip(paths, errors) if error is not None}
-        return Finished(table, frozenset(paths), corrupt)
+        rows = Counter(path for path, error in zip(paths, errors) if error is None)
+        done = {path for path, count in rows.items() if count >= tasks}
+        corrupt = {path: error for path, error in zip(paths, errors) if error is not None and path not in done}
+        return Finished(table, frozenset(done | corrupt.keys()), corrupt)
 
     def remove_if_empty(self) -> None:
         """Delete the folder where nothing was finished."""

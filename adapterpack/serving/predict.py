@@ -91,10 +91,11 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
     tasks = question.tasks or bundle.tasks
     images = images_in(question.folder)
     work = Work(question.out, _about(question, bundle, tasks), force=question.force)
-    before = work.finished(images)
-    left = [path for path in images if path not in before.images]
+    before = work.finished(images, len(tasks))
+    kept = before.images if question.skip_corrupt else before.images - before.corrupt.keys()  # perhaps repaired
+    left = [path for path in images if path not in kept]
     note = _compute(question, bundle, tasks, {path: images[path] for path in left}, work, progress) if left else ""
-    finished = work.finished(images)
+    finished = work.finished(images, len(tasks))
     if finished.corrupt and not question.skip_corrupt:
         raise _corrupt(finished.corrupt, len(images))
     write(question.out, _result(finished, list(images), tasks), force=question.force)
@@ -103,7 +104,7 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
         "out": str(question.out),
         "tasks": list(tasks),
         "images": len(images),
-        "resumed": len(before.images),
+        "resumed": len(kept),
         "corrupt": sorted(finished.corrupt),
         "seconds": round(time.monotonic() - start, 3),
         "notes": [note] * bool(note),
@@ -120,7 +121,8 @@ def _about(question: Question, bundle: Bundle, tasks: Sequence[str]) -> Json:
         facts = path.stat()
         backbone = {"name": path.name, "size": facts.st_size, "mtime": facts.st_mtime_ns}
     digests = [bundle.task_digest(task) for task in tasks]
-    return {"adapter": digests, "tasks": list(tasks), "top": question.top, "backbone": backbone}
+    folder = str(question.folder.resolve())
+    return {"adapter": digests, "tasks": list(tasks), "top": question.top, "backbone": backbone, "images": folder}
 
 
 def _compute(
@@ -210,7 +212,7 @@ def _result(finished: Finished, images: Sequence[str], tasks: Sequence[str]) -> 
     at = {path: number for number, path in enumerate(images)}
     place = {task: number for number, task in enumerate(tasks)}
     paths, names = finished.table["path"].to_pylist(), finished.table["task"].to_pylist()
-    good = [i for i, name in enumerate(names) if name is not None]
+    good = [i for i, name in enumerate(names) if name is not None and paths[i] not in finished.corrupt]
     good.sort(key=lambda i: (at[paths[i]], place[names[i]]))
     table = finished.table.take(pa.array(good, pa.int64()))
     labels, probabilities = (pc.list_element(table[name], 0) for name in ("labels", "probabilities"))

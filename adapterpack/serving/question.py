@@ -12,6 +12,7 @@ from adapterpack.errors import CallError, CorruptFileError, Reason
 FOLDED_HEADER = "serve_multiplexed_model_id"  # as Ray Serve itself has it
 _IMAGE_FIELDS = ("image", "file")
 _MOST_TOP = 1000
+_MOST_DIGITS = 9
 _BODY_SECONDS = 30
 
 
@@ -75,6 +76,8 @@ async def read_body(request: web.Request) -> bytes:
         raise _too_large(request) from error
     except asyncio.TimeoutError as error:
         raise CallError("the body does not come", Reason.BAD_CALL, hint="send it faster") from error
+    except web.RequestPayloadError as error:
+        raise CallError(f"no readable body: {error}", Reason.BAD_CALL, hint="send it whole") from error
 
 
 async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
@@ -85,7 +88,7 @@ async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
         raise _too_large(request) from error
     except asyncio.TimeoutError as error:
         raise CallError("the form does not come", Reason.BAD_CALL, hint="send it faster") from error
-    except ValueError as error:
+    except (ValueError, LookupError, RuntimeError, web.RequestPayloadError) as error:
         raise CallError(f"no readable form: {error}", Reason.BAD_CALL, hint="send multipart/form-data") from error
     data = b""
     texts = {name: value for name, value in form.items() if isinstance(value, str)}
@@ -109,6 +112,6 @@ def _too_large(request: web.Request) -> CorruptFileError:
 
 
 def _top(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST_TOP):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and 1 <= int(text) <= _MOST_TOP):
         raise CallError(f"top is {text[:20]!r}", Reason.BAD_CALL, hint=f"expected 1 to {_MOST_TOP}")
     return int(text)

@@ -58,6 +58,7 @@ class Service:
         self._listener: Listener | None = None
         self._deployed = False
         self.overview: Overview
+        self._joined = bool(address)
         self._own_ray = start_ray(address, settings.replicas * settings.cpus)
         try:
             self._board = boards.create(settings.source, settings.watch_seconds)
@@ -109,7 +110,7 @@ class Service:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._deployed and ray.is_initialized() and not self._own_ray:
+        if self._deployed and ray.is_initialized() and (self._joined or not self._own_ray):
             serve.delete(self.settings.name)
             ray.kill(self._board)
         self._deployed = False
