@@ -281,8 +281,20 @@ def test_what_is_in_hand_is_answered_before_the_end(service: Any) -> None:
 
 
 def test_no_request_is_lost_when_a_replica_dies(url: str, service: Any, expected: Any) -> None:
-    """Requests keep coming from 12 clients that never ask twice, while a replica is killed in the midst of them."""
-    pids = {int(report.figures["pid"]) for report in service.refreshed().ready}
+    """Once more where the replica that was killed happened to have nothing in hand."""
+    for _ in range(4):
+        pids = {int(report.figures["pid"]) for report in service.refreshed().ready}
+        assert kill_under_load(url, min(pids)) == {200: 240}
+        found = _serving.until(lambda: {int(r.figures["pid"]) for r in service.refreshed().ready} - pids, 120)
+        assert min(pids) not in found
+        if figure(url, "adapterpack_retries_total") > 0:
+            break
+    assert figure(url, "adapterpack_retries_total") > 0
+    assert same(ask(url, "rolled", 3), expected, "rolled", 3)
+
+
+def kill_under_load(url: str, pid: int) -> Counter[int]:
+    """The statuses of 240 requests of 12 clients that never ask twice; a replica is killed in the midst of them."""
     begun, count = threading.Event(), iter(range(240))
     statuses: list[int] = []
 
@@ -294,15 +306,11 @@ def test_no_request_is_lost_when_a_replica_dies(url: str, service: Any, expected
 
     with ThreadPoolExecutor(12) as threads:
         running = [threads.submit(client, number) for number in range(12)]
-        assert begun.wait(30)
-        os.kill(min(pids), signal.SIGKILL)
+        assert begun.wait(60)
+        os.kill(pid, signal.SIGKILL)
         for future in running:
             future.result()
-    assert Counter(statuses) == {200: 240}
-    assert figure(url, "adapterpack_retries_total") > 0  # it had some in hand
-    found = _serving.until(lambda: {int(r.figures["pid"]) for r in service.refreshed().ready} - pids, 120)
-    assert min(pids) not in found
-    assert same(ask(url, "rolled", 3), expected, "rolled", 3)
+    return Counter(statuses)
 
 
 def test_what_cannot_start(folder: Path, service: Any) -> None:
