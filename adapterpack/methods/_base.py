@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Union, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, Union
 
 Array = Any  # a numpy array or a torch tensor: the methods use only what both have
 Shape = tuple[int, ...]
@@ -101,8 +101,7 @@ class Method(Protocol):
         ...
 
 
-@runtime_checkable
-class Transform(Protocol):
+class Transform(Method, Protocol):
     """A foldable method whose new parameters follow from those that are there: it has this in the place of `delta`."""
 
     def transform(self, own: Mapping[str, Array], t: Mapping[str, Array], params: Params) -> dict[str, Array]:
@@ -114,6 +113,11 @@ class Transform(Protocol):
             params: the method's settings.
         """
         ...
+
+
+def transforms(method: Method) -> TypeGuard[Transform]:
+    """Whether a method has a `transform`; it asks by name, because a protocol's `isinstance` takes 15 µs a call."""
+    return hasattr(method, "transform")
 
 
 def one_shape(shapes: Mapping[str, Shape], role: str, ndim: int) -> Shape:

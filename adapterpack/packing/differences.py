@@ -13,7 +13,7 @@ import numpy as np
 
 from adapterpack.adapter import Adapter, Branch, canonical_order
 from adapterpack.methods import METHODS
-from adapterpack.methods._base import Entries, Transform
+from adapterpack.methods._base import Entries, transforms
 from adapterpack.quantize import relative_error
 from adapterpack.tensors import F32, Quantized, Tensor, numel, same_tensor
 
@@ -179,7 +179,7 @@ def _added(branches: Sequence[Branch]) -> dict[str, F32] | None:
 
 def _delta(branch: Branch) -> dict[str, F32] | None:
     method = METHODS.get(branch.method)
-    if method is None or method.replaces or isinstance(method, Transform):
+    if method is None or method.replaces or transforms(method):
         return None
     factor = np.float32(branch.params.get("scale", 1.0))
     t = {role: x.dense() * factor if role in method.scaled else x.dense() for role, x in branch.tensors.items()}

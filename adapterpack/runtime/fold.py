@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapterpack.methods._base import Delta, Entries, Method, Params, Transform
+from adapterpack.methods._base import Delta, Entries, Method, Params, transforms
 from adapterpack.runtime.places import Place
 
 
@@ -88,7 +88,7 @@ def deltas(method: Method, tensors: Mapping[str, Any], params: Params, place: Pl
     """
     if method.name == "lora":
         return {"weight": (tensors["up"], tensors["down"])}
-    if not isinstance(method, Transform):
+    if not transforms(method):
         return method.delta(tensors, params)
     found = {role: place.tensor(role) for role in ("weight", "bias")}
     own = {role: _wide(tensor.detach()) for role, tensor in found.items() if tensor is not None}

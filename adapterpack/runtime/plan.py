@@ -15,7 +15,7 @@ from torch import nn
 from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError, UnsupportedVersionError
 from adapterpack.methods import METHODS
-from adapterpack.methods._base import Method, Transform
+from adapterpack.methods._base import Method, transforms
 from adapterpack.runtime.places import Place, Residual, residual, resolve
 from adapterpack.tensors import Shape
 
@@ -48,7 +48,7 @@ class Step:
         reads its output with all of that in it."""
         if self.method.replaces:
             return 0, False, ""
-        if isinstance(self.method, Transform):
+        if transforms(self.method):
             return 1, bool(self.branch.site.part), self.method.name
         return 3 if self.method.tap(self.branch.params) == "output" else 2, False, ""
 
@@ -131,7 +131,7 @@ def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Ste
     place = resolve(model, branch.site)
     _check_shapes(place, needed, method)
     how = _how(place, needed, method, fold)
-    if isinstance(method, Transform) and how != "fold":
+    if transforms(method) and how != "fold":
         how = _transform_how(place, needed, method, branch)
     if how == "hook" and place.no_hook:
         how = _unhooked(place, needed, method)
@@ -140,7 +140,7 @@ def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Ste
 
 def _unhooked(place: Place, needed: Mapping[str, Shape], method: Method) -> How:
     """Another weight instead of a hook, which would do nothing, or the wrong thing, without a word."""
-    if (method.foldable or isinstance(method, Transform)) and all(place.has(role) for role in needed):
+    if (method.foldable or transforms(method)) and all(place.has(role) for role in needed):
         return "swap"
     text = f"{place.site}: {place.no_hook}, so {method.name} cannot run beside this layer"
     raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, str(place.site), "use a method that changes weights")
@@ -161,7 +161,7 @@ def _in_order_of_effect(steps: Sequence[Step], known: dict[object, Checked]) -> 
     shared = Counter(id(step.place.module) for step in steps if step.how != "residual")
 
     def crowded(step: Step) -> bool:
-        beside = step.how == "hook" and isinstance(step.method, Transform) and shared[id(step.place.module)] > 1
+        beside = step.how == "hook" and transforms(step.method) and shared[id(step.place.module)] > 1
         return beside and all(step.place.has(role) for role in _checked(step.branch, known)[1])
 
     return _beside_a_shift([replace(step, how="swap") if crowded(step) else step for step in steps])
@@ -169,7 +169,7 @@ def _in_order_of_effect(steps: Sequence[Step], known: dict[object, Checked]) -> 
 
 def _beside_a_shift(steps: Sequence[Step]) -> list[Step]:
     """Where a transform has to stay beside its module, which lacks the bias for it, so does all that is added there."""
-    stays = {id(s.place.module) for s in steps if s.how == "hook" and isinstance(s.method, Transform)}
+    stays = {id(s.place.module) for s in steps if s.how == "hook" and transforms(s.method)}
     if not stays:
         return list(steps)
     for step in steps:

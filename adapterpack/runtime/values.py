@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adapterpack.adapter import Head
-from adapterpack.methods._base import Entries, Transform
+from adapterpack.methods._base import Entries, transforms
 from adapterpack.runtime.inflate import inflate_on
 from adapterpack.runtime.plan import Step
 from adapterpack.tensors import Dense, Quantized, Sparse, Tensor, inflate
@@ -30,7 +30,7 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
     sparse: dict[int, Sparse] = {}
     for step in steps:
         scaled, factor = step.method.scaled, step.branch.params.get("scale", 1.0)
-        into = step.how in ("fold", "swap") and not (step.method.replaces or isinstance(step.method, Transform))
+        into = step.how in ("fold", "swap") and not (step.method.replaces or transforms(step.method))
         for role, tensor in step.branch.tensors.items():
             if isinstance(tensor, Sparse) and into:
                 sparse[len(wanted)] = tensor

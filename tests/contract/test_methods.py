@@ -11,12 +11,12 @@ import torch
 from adapterpack.adapter import Branch
 from adapterpack.errors import UnsupportedAdapterError
 from adapterpack.methods import METHODS
-from adapterpack.methods._base import Entries, Transform
+from adapterpack.methods._base import Entries, transforms
 from adapterpack.tensors import Sparse
 from tests._vit import EXAMPLES, array
 
 BRANCHES = [pytest.param(b, id=f"{name}-{b.site}") for name, rows in EXAMPLES.items() for b in rows]
-TRANSFORMING = [p for p in BRANCHES if isinstance(METHODS[p.values[0].method], Transform)]
+TRANSFORMING = [p for p in BRANCHES if transforms(METHODS[p.values[0].method])]
 ADDING = [p for p in BRANCHES if not METHODS[p.values[0].method].replaces and p not in TRANSFORMING]
 FOLDING = [p for p in ADDING if METHODS[p.values[0].method].foldable]
 
@@ -140,7 +140,7 @@ def own_of(branch: Branch) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("branch", TRANSFORMING)
 def test_a_transform_is_the_same_in_numpy_and_torch(branch: Branch) -> None:
     method, t, own = METHODS[branch.method], scaled(branch), own_of(branch)
-    assert isinstance(method, Transform) and method.foldable and not method.replaces
+    assert transforms(method) and method.foldable and not method.replaces
     before = {name: value.copy() for name, value in (*t.items(), *own.items())}
     here = method.transform(own, t, branch.params)
     there = method.transform(*({k: torch.from_numpy(v) for k, v in given.items()} for given in (own, t)), branch.params)
@@ -156,7 +156,7 @@ def test_a_transform_is_the_same_in_numpy_and_torch(branch: Branch) -> None:
 @pytest.mark.parametrize("branch", TRANSFORMING)
 def test_what_runs_beside_gives_what_a_transform_does(branch: Branch) -> None:
     method, t, own = METHODS[branch.method], scaled(branch), own_of(branch)
-    assert isinstance(method, Transform)
+    assert transforms(method)
     x = array(5, own["weight"].shape[1], seed=8)
     out = x @ own["weight"].T + own["bias"]
     if method.tap(branch.params) != "output":
@@ -172,7 +172,7 @@ def test_what_runs_beside_gives_what_a_transform_does(branch: Branch) -> None:
 def test_a_transform_leaves_out_what_the_site_lacks() -> None:
     t = {"factor": array(4), "shift": array(4, seed=1)}
     method = METHODS["affine"]
-    assert isinstance(method, Transform)
+    assert transforms(method)
     assert method.transform({"weight": array(4, 3)}, {"factor": t["factor"]}, {"tap": "output"}).keys() == {"weight"}
     norm = method.transform({"weight": array(4), "bias": array(4, seed=2)}, t, {"tap": "output"})
     np.testing.assert_array_equal(norm["weight"], array(4) * t["factor"])
@@ -188,7 +188,7 @@ def test_dora_by_hand() -> None:
         row = weight[r].astype(np.float64) + sum(up[r, k] * down[k] for k in range(2))
         expected[r] = length[r] * row / np.sqrt(sum(value**2 for value in row))
     method = METHODS["dora"]
-    assert isinstance(method, Transform)
+    assert transforms(method)
     found = method.transform({"weight": weight}, {"down": down, "up": up, "magnitude": length}, {"scale": 1.0})
     np.testing.assert_allclose(found["weight"], expected, rtol=0, atol=1e-6)
 
