@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from adapterpack import _files
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
-from adapterpack.container import limits
+from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.converters import EXPORTERS, inputs_of, recognise
 from adapterpack.converters import settings as given
 from adapterpack.converters._base import Hints, Imported, as_described
 from adapterpack.converters._lost import Lossy
-from adapterpack.errors import CallError, MissingFileError, Reason, steering
+from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
@@ -188,15 +188,8 @@ def _check_types(arguments: Mapping[str, Any]) -> None:
 
 def _check_task(task: str | None) -> None:
     """The format's rule for names, so that a bad one is the call's fault and not the source's."""
-    if task is None:
-        return
-    if not task or steering(task) or "/" in task or "\\" in task or task.startswith("."):
-        fits = False
-    else:
-        fits = len(task.encode()) <= limits.NAME_BYTES
-    if not fits:
-        hint = f"a name has 1 to {limits.NAME_BYTES} bytes, no / \\ or control character, and no dot at its start"
-        raise CallError(f"a task cannot be called {task[:80]!r}", Reason.BAD_NAME, hint=hint)
+    if task is not None and not fits_task(task):
+        raise CallError(f"a task cannot be called {task[:80]!r}", Reason.BAD_NAME, hint=TASK_NAMES)
 
 
 def _inputs(source: PathLike | Adapter, backbone: PathLike | None, said: Mapping[str, Any]) -> list[Path]:

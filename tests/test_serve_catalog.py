@@ -11,10 +11,12 @@ from typing import Any
 import fsspec
 import pytest
 
+from adapterpack.container.names import TASK_NAMES
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
+from adapterpack.serving.answers import status_of
 from adapterpack.serving.catalog import Catalog, Listing
 from adapterpack.serving.folder import Folder
 from adapterpack.serving.pictures import images_in
@@ -215,6 +217,16 @@ def test_a_replaced_upload_loses_no_other_task(tmp_path: Path, data: bytes) -> N
     catalog.remove("other")
     catalog.add(data, replace=True)
     assert set(served(catalog.listing())) == {"digits"}
+
+
+@pytest.mark.parametrize("name", ["x/../y", "..\\x", ".x", "x\ny", "x\u202ey", "\udc80", "é" * 128])
+def test_a_name_that_no_task_may_have(tmp_path: Path, data: bytes, name: str) -> None:
+    catalog = Catalog(Folder(str(tmp_path)))
+    with pytest.raises(CallError, match="cannot be called") as caught:
+        catalog.add(data, name)
+    assert status_of(caught.value.reason) == 400 and caught.value.hint == TASK_NAMES
+    assert catalog.listing().files == () and catalog.version == 0
+    catalog.add(data, "é" * 127)
 
 
 class _Call:

@@ -11,6 +11,7 @@ from adapterpack.container import limits, strict_json
 from adapterpack.container.fields import Fields
 from adapterpack.container.given import check_given
 from adapterpack.container.index import FEATURE, Group, Index, Labels, Segment, TaskEntry, TensorRow
+from adapterpack.container.names import fits_task
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedVersionError
 
 FEATURES = frozenset([FEATURE])  # what `requires` may name
@@ -82,7 +83,7 @@ def _is_fingerprint(text: str) -> bool:
 
 def _task(f: Fields) -> TaskEntry:
     name, method = f.name("name"), f.name("method")
-    if "/" in name or "\\" in name or name.startswith("."):
+    if not fits_task(name):
         raise CorruptFileError(f"a task may not be called {name!r}", Reason.BAD_NAME, f.path("name"))
     segments = tuple(_segment(Fields(v, f"{f.where}.segments[{i}]")) for i, v in enumerate(f.take("segments", list)))
     groups = tuple(_group(Fields(v, f"{f.where}.groups[{i}]")) for i, v in enumerate(f.take("groups", list)))

@@ -7,7 +7,8 @@ taken for what it inherits from. Each row was read in timm, and `docs/backbones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -188,7 +189,11 @@ def _is_like_linear(module: Any) -> bool:
 
 
 def _forward(module: nn.Module) -> str:
-    run = type(module).forward
+    return _name(type(module).forward)
+
+
+@lru_cache(maxsize=1024)
+def _name(run: Callable[..., Any]) -> str:
     return f"{run.__module__}.{run.__qualname__}"
 
 

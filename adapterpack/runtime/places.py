@@ -108,40 +108,38 @@ def resolve(model: nn.Module, site: Site) -> Place:
     names = site.path.split(".")
     if site.path in CLASSIFIERS or (names[0] in CLASSIFIERS and len(names) == 2 and names[1] in ("weight", "bias")):
         raise _missing(site, "the classifier is no site: it comes as the task's head")
-    module, rest = _walk(model, names)
+    parent, module, rest = _walk(model, names)
     if site.part:
-        place = _resolve_part(model, site, module, rest)
+        place = _resolve_part(site, parent, module, rest)
         if place is None:
             raise _missing(site, _no_part(model, module, names, rest))
         return place
     if not rest:
-        parent = _walk(model, names[:-1])[0]
         return Place(site, module, no_hook=no_hook(parent, names[-1]))
     if len(rest) == 1 and module._parameters.get(rest[0]) is not None:
         return Place(site, module, value=rest[0])
     raise _missing(site, _reason(model, module, names, rest))
 
 
-def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, list[str]]:
-    """The deepest module on the path, and the names that are left."""
-    module = model
+def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, nn.Module, list[str]]:
+    """The deepest module on the path with its parent, and the names that are left."""
+    parent = module = model
     for depth, name in enumerate(names):
         child = module._modules.get(name)
         if child is None:
-            return module, names[depth:]
-        module = child
-    return module, []
+            return parent, module, names[depth:]
+        parent, module = module, child
+    return parent, module, []
 
 
-def _resolve_part(model: nn.Module, site: Site, module: nn.Module, rest: list[str]) -> Place | None:
+def _resolve_part(site: Site, parent: nn.Module, module: nn.Module, rest: list[str]) -> Place | None:
     """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
     if not rest and site.path.endswith("qkv") and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
-        attention = _walk(model, site.path.split(".")[:-1])[0]
-        if not has_thirds(attention):
+        if not has_thirds(parent):
             return None
         third = module.out_features // 3
         rows = "qkv".index(site.part) * third, third
-        return Place(site, module, rows=rows, no_hook=no_hook(attention, "qkv"))
+        return Place(site, module, rows=rows, no_hook=no_hook(parent, "qkv"))
     if rest == ["qkv"]:
         for name in _SEPARATE[site.part]:
             child = module._modules.get(name)
@@ -163,7 +161,7 @@ def residual(model: nn.Module, site: Site) -> Residual:
     names = site.path.split(".")
     if len(names) < 2 or names[-1] != "mlp" or site.part:
         raise _missing(site, "a branch beside the MLP is at a block's mlp, like blocks.N.mlp")
-    block, rest = _walk(model, names[:-1])
+    _, block, rest = _walk(model, names[:-1])
     if rest or block._modules.get("mlp") is None:
         raise _missing(site, _reason(model, block, names, rest + names[-1:]))
     ends = mlp_ends(block)
@@ -176,7 +174,7 @@ def residual(model: nn.Module, site: Site) -> Residual:
 def _no_part(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:
     if rest:
         return _reason(model, module, names, rest)
-    kind = type(_walk(model, names[:-1])[0]).__name__
+    kind = type(_walk(model, names[:-1])[1]).__name__
     if names[-1] == "qkv" and isinstance(module, nn.Linear):
         return f"the rows of a {kind}'s qkv are not known to be q, k and v as a whole; name the site without the part"
     return "only an attention's qkv has q, k and v rows"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapterpack import _files
+from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.errors import AdapterPackError, CallError, Reason, UnsupportedAdapterError
 from adapterpack.packing.bundle import Bundle
 from adapterpack.packing.sizes import describe_file
@@ -243,8 +244,10 @@ def _checked(file: str, data: bytes, name: str = "") -> Entry:
     """A file's tasks, all its checksums and digests verified.
 
     Raises:
-        AdapterPackError: it is damaged, or several tasks shall have one name.
+        AdapterPackError: it is damaged, several tasks shall have one name, or one that no task may have.
     """
+    if name and not fits_task(name):
+        raise CallError(f"a task cannot be called {name[:80]!r}", Reason.BAD_CALL, hint=TASK_NAMES)
     source = _files.BytesSource(data)
     source.name = file or "the upload"
     bundle = Bundle(source)

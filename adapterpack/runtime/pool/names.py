@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from adapterpack.container.limits import NAME_BYTES
-from adapterpack.errors import CallError, Reason, steering
+from adapterpack.container.names import TASK_NAMES, fits_task
+from adapterpack.errors import CallError, Reason
 from adapterpack.packing.sizes import describe_task
 from adapterpack.runtime.pool.active import Front
 from adapterpack.runtime.pool.cache import Cache
@@ -25,15 +25,9 @@ def new_names(found: Sequence[Packed], name: str | None) -> dict[str, Packed]:
     if len(found) != 1:
         text = f"one name, {name!r}, for a file of {len(found)} tasks"
         raise CallError(text, Reason.BAD_CALL, hint="leave the name out: each keeps its own")
-    _check_name(name)
+    if not fits_task(name):
+        raise CallError(f"a task cannot be called {name[:80]!r}", Reason.BAD_CALL, hint=TASK_NAMES)
     return {name: found[0]}
-
-
-def _check_name(name: str) -> None:
-    fits = 0 < len(name.encode("utf-8", "surrogatepass")) <= NAME_BYTES
-    if not fits or steering(name) or "/" in name or "\\" in name or name.startswith("."):
-        text = f"a task may not be called {name[:80]!r}"
-        raise CallError(text, Reason.BAD_CALL, hint="use 1 to 255 bytes without slashes, not beginning with a dot")
 
 
 def unknown(name: object, known: Sequence[str]) -> CallError:
