@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, repeat
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Re
 from adapterpack.tensors import SCALE_DTYPES, Quantized, Shape, Tensor, groups_of, numel
 
 GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
+_SAFE = 3e38  # below the largest float32 by more than any rounding
 FORM = ("group", "levels", "offset", "scale")
 
 
@@ -113,8 +115,12 @@ def _check_scales(
         raise error("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
     if offsets is not None and not np.isfinite(offsets).all():
         raise error("an offset is infinite or NaN", Reason.NOT_FINITE)
+    level = levels_of(layout.levels, layout.bits)[-1]
+    bound = float(level) * float(scales.max(initial=0))
+    if bound + (0.0 if offsets is None else float(np.abs(offsets).max(initial=0))) < _SAFE:
+        return
     with np.errstate(over="ignore"):
-        outermost = levels_of(layout.levels, layout.bits)[-1] * scales.astype(np.float32)
+        outermost = level * scales.astype(np.float32)
         if offsets is not None:
             outermost = outermost + np.abs(offsets.astype(np.float32))
     if not np.isfinite(outermost).all():
@@ -135,15 +141,18 @@ def assemble(
     """
     out: list[Tensor] = []
     at = first = 0
-    for shape in shapes:
-        count = numel(shape)
-        end, last = at + packed_bytes(count, layout.bits), first + groups_of(count, layout.group)
-        packed = codes[at:end]
-        if count * layout.bits % 8 and not padding_is_zero(packed, count, layout.bits):
+    for count, run in groupby(shapes, numel):  # tensors of one size are cut all at once
+        alike = list(run)
+        n, size, groups = len(alike), packed_bytes(count, layout.bits), groups_of(count, layout.group)
+        rows = codes[at : at + n * size].reshape(n, size)
+        if count * layout.bits % 8 and not all(padding_is_zero(row, count, layout.bits) for row in rows):
             raise CorruptFileError("pad bits after the last code are not zero", Reason.PADDING_BITS)
-        offset = None if offsets is None else offsets[first:last]
-        out.append(Quantized(shape, layout.bits, layout.levels, layout.group, packed, scales[first:last], offset))
-        at, first = end, last
+        last = first + n * groups
+        scale = scales[first:last].reshape(n, groups)
+        offset = repeat(None) if offsets is None else offsets[first:last].reshape(n, groups)
+        form = (repeat(value) for value in (layout.bits, layout.levels, layout.group))
+        out += map(Quantized, alike, *form, rows, scale, offset)
+        at, first = at + n * size, last
     return out
 
 

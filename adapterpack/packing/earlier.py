@@ -45,8 +45,8 @@ class Earlier:
     def keep(self, number: int, name: str, segments: Sequence[Sequence[Tensor]]) -> None:
         """Take over what later tasks need of a decoded task, and let go of what none needs any more."""
         for i, tensors in enumerate(segments):
-            rows = signs_of(tensors)
-            if rows and (name, i) in self._last:
+            rows = signs_of(tensors) if (name, i) in self._last else []
+            if rows:
                 self._kept[name, i] = rows
                 self._sizes[name, i] = sum(map(_nbytes, rows))
         for key in [key for key in self._kept if self._last[key] <= number]:
