@@ -50,6 +50,18 @@ CASES: tuple[Case, ...] = (
     _case("bias", "bias"),
     _case("full", "full"),
 )
+# Where 1 bit falls short of float32 at dim 32, each of these is changed by itself: what was chosen times a factor, or a
+# setting of the recipe. The first is tried on the float32 adapter too.
+VARIATIONS: Mapping[str, Settings] = {
+    "twice the steps": {"epochs": 2},
+    "a third of the scale": {"scale": 1 / 3},
+    "three times the scale": {"scale": 3},
+    "head from small weights": {"head_start": "normal"},
+    "up from a tenth of the deviation": {"up_start": 0.0001},
+    "up from ten times the deviation": {"up_start": 0.01},
+}
+PAIRS = (("lora 1 bit dim 32", "lora 32 bit dim 32"), ("adaptformer 1 bit dim 32", "adaptformer 32 bit dim 32"))
+SHORT = 0.005  # of accuracy: a smaller difference is not looked into
 CORE = ("probe", "lora 32 bit dim 32", "lora 1 bit dim 32", "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32",
         "lora 32 bit dim 1", "lora 8 bit dim 4")  # fmt: skip
 TASKS = ("digits", "clothing", "signdigits", "omniglot", "derived_rot4", "mnist", "derived_where16")
@@ -86,12 +98,12 @@ class Run:
     batch_size: int
     lr: float
     scale: float
+    variation: str = ""
 
     @property
     def key(self) -> str:
-        return (
-            f"{self.task}|{self.case}|{self.stage}|{self.seed}|{self.epochs}|{self.batch_size}|{self.lr}|{self.scale}"
-        )
+        fixed = (self.task, self.case, self.stage, self.seed, self.epochs, self.batch_size, self.lr, self.scale)
+        return "|".join(map(str, (*fixed, self.variation) if self.variation else fixed))
 
 
 def grid(case: Case) -> Sequence[tuple[float, float]]:
@@ -113,6 +125,16 @@ def final(budget: Budget, task: str, case: Case, lr: float, scale: float) -> lis
     """The runs that count."""
     rest = (budget.epochs, budget.batch_size, lr, scale)
     return [Run(task, case.name, "final", seed, *rest) for seed in range(budget.seeds)]
+
+
+def varied(budget: Budget, task: str, case: str, lr: float, scale: float, names: Sequence[str]) -> list[Run]:
+    """The runs that ask why, from the pair that was chosen."""
+    runs = []
+    for name in names:
+        change = VARIATIONS[name]
+        epochs, other = budget.epochs * change.get("epochs", 1), scale * change.get("scale", 1)
+        runs += [Run(task, case, "why", s, epochs, budget.batch_size, lr, other, name) for s in range(budget.seeds)]
+    return runs
 
 
 def pairs(budget: Budget) -> Iterator[tuple[str, Case]]:

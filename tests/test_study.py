@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from study.plan import BUDGETS, CASES, final, tuning
+from study.plan import BUDGETS, CASES, VARIATIONS, final, tuning
 from study.report import write_report
-from study.runner import finished, two_best
+from study.runner import asking_why, finished, two_best
 
 
 def run(case: str, task: str, seed: int, test: float, **more: Any) -> dict[str, Any]:
@@ -82,3 +82,26 @@ def test_two_best() -> None:
     rows = [{"validation": v, "validation_loss": loss, "lr": lr, "scale": 1.0}
             for v, loss, lr in ((0.9, 2.0, 1e-3), (0.9, 1.0, 3e-3), (0.8, 0.1, 1e-2))]  # fmt: skip
     assert two_best(rows) == [(3e-3, 1.0), (1e-3, 1.0)]
+
+
+def test_what_falls_short_is_asked_why(tmp_path: Path) -> None:
+    """81.0 is a point below 82.0; 85.0 and 85.0 with twice the steps are 4.0 above it."""
+    more = [run("lora 1 bit dim 32", "digits", s, 0.85, stage="why", variation="twice the steps") for s in (0, 1)]
+    page = write_report([*ROWS, *more], tmp_path).read_text("utf-8")
+    assert "| digits, lora 1 bit dim 32 | – | 81.0 ± 0.0 | |" in page
+    assert "| | twice the steps | 85.0 ± 0.0 | +4.0 ± 0.0 |" in page
+    assert "82.0 ± 2.8 | 82.0 |" in page  # such runs count nowhere else
+    assert "falls short" not in write_report(ROWS, tmp_path).read_text("utf-8")
+
+
+def test_the_runs_that_ask_why() -> None:
+    """Every variation of the 1-bit adapter with every seed, and the first of the float32 one; nothing where it wins."""
+    core = BUDGETS["core"]
+    rows = {str(i): row for i, row in enumerate(ROWS)}
+    runs = asking_why(core, rows)
+    assert len(runs) == len({run.key for run in runs}) == core.seeds * (len(VARIATIONS) + 1)
+    assert {(one.lr, one.batch_size, one.stage) for one in runs} == {(0.01, core.batch_size, "why")}
+    assert {one.epochs for one in runs if one.case == "lora 32 bit dim 32"} == {2 * core.epochs}
+    assert sorted({one.scale for one in runs}) == pytest.approx([10 / 3, 10.0, 30.0])
+    better = [{**row, "test": 0.9} if row["case"] == "lora 1 bit dim 32" else row for row in ROWS]
+    assert asking_why(core, {str(i): row for i, row in enumerate(better)}) == []

@@ -42,6 +42,7 @@ class Recipe:
         decay_vectors: whether weight decay also takes biases and norms.
         drop_last: whether a last, smaller batch is left out.
         head_start: "uniform" as `nn.Linear`, or "normal" (deviation 0.02, bias 0).
+        up_start: standard deviation with which a quantized `up` of LoRA or AdaptFormer begins, where zeros could not.
         seed: of initialisation, order and dropout.
         precision: "auto", "float32" or "bf16".
         val_share: share of the training images that validates where there is no `val/`.
@@ -68,6 +69,7 @@ class Recipe:
     decay_vectors: bool = True
     drop_last: bool = True
     head_start: str = "uniform"
+    up_start: float = 0.001
     seed: int = 0
     precision: str = "auto"
     val_share: float = 0.2
@@ -131,6 +133,8 @@ _RULES: tuple[tuple[str, str, Any], ...] = (
     ("dropout", "a probability below 1", lambda v: 0 <= v < 1),
     ("branch_drop", "a probability below 1", lambda v: 0 <= v < 1),
     ("drop_path", "a probability below 1", lambda v: 0 <= v < 1),
+    ("head_start", "uniform or normal", lambda v: v in ("uniform", "normal")),
+    ("up_start", "a number above 0", lambda v: 0 < v < float("inf")),
     ("precision", "auto, float32 or bf16", lambda v: v in ("auto", "float32", "bf16")),
     ("val_share", "a share between 0 and 1", lambda v: 0 < v < 1),
 )

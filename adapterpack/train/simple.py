@@ -61,7 +61,7 @@ def attach_everything(at: Attachment, recipe: Recipe) -> None:
 def _starts(outward: int, inward: int, recipe: Recipe) -> Starts:
     """down as `nn.Linear`; up zero, or near zero where zero could not be quantized."""
     shape = (outward, recipe.dim)
-    up = torch.zeros(shape) if recipe.bits == 32 else truncated_normal(shape, 0.001, 0.002)
+    up = torch.zeros(shape) if recipe.bits == 32 else truncated_normal(shape, recipe.up_start, 2 * recipe.up_start)
     return {"down": (linear_start((recipe.dim, inward)), recipe.bits), "up": (up, recipe.bits)}
 
 
