@@ -35,7 +35,7 @@ check: setup
 
 bench: setup
 	$(PY) -c "import brotli, peft" 2>/dev/null || $(PIP) -c $(VENV)/constraints.txt -e '.[bench]'
-	$(PY) -W ignore tests/bench/run.py
+	$(PY) -W ignore tests/bench/run.py $(BENCH)
 
 # docs/backbones.md: which of timm's families take which method, by trying all of them
 families: setup

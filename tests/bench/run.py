@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from pathlib import Path
@@ -31,12 +32,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=TABLES, action="append")
     parser.add_argument("--quick", action="store_true", help="5 rounds instead of 21")
+    parser.add_argument("--out", type=Path, help="write a page as well, such as docs/benchmarks.md")
     arguments = parser.parse_args()
-    versions = f"numpy {numpy.__version__}, torch {torch.__version__}"
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {versions}\n")
+    parts = [machine()]
     for name in arguments.only or TABLES:
-        print(TABLES[name](5 if arguments.quick else 21), flush=True)
-        print(flush=True)
+        print(parts[-1], end="\n\n", flush=True)
+        parts.append(TABLES[name](5 if arguments.quick else 21))
+    print(parts[-1], flush=True)
+    if arguments.out:
+        command = " ".join(["python tests/bench/run.py", *sys.argv[1:]])
+        head = f"# Benchmarks\n\nWritten by `{command}` on one machine; `make bench` prints them for yours.\n\n"
+        arguments.out.write_text(head + "\n\n".join(parts) + "\n", "utf-8")
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    model = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    cpu = model[0] if model else platform.processor() or platform.machine()
+    cores = f"{os.cpu_count()} cores, {gpu}"
+    versions = f"Python {platform.python_version()}, numpy {numpy.__version__}, torch {torch.__version__}"
+    return f"{cpu}, {cores}; {versions}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 if __name__ == "__main__":
