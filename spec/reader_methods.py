@@ -20,6 +20,10 @@ def _pair(shapes: dict[str, Shape]) -> bool:
     return shapes.get("down_bias", down[:1]) == down[:1] and shapes.get("up_bias", up[:1]) == up[:1]
 
 
+TAPS = {"adapter": ("input", "output", "residual", "sum"), "affine": ("input", "output")}
+NONLINEARITIES = ("gelu", "gelu_tanh", "leaky_relu", "quick_gelu", "relu", "silu", "tanh")
+
+
 def _square(shapes: dict[str, Shape], params: Json) -> bool:
     return _pair(shapes) and (params.get("tap") == "input" or shapes["down"][1] == shapes["up"][0])
 
@@ -54,7 +58,7 @@ BIASES = {"down_bias", "up_bias"}
 METHODS: dict[str, tuple[Json, set[str], set[str], Any]] = {  # settings, required roles, optional roles, shapes
     "lora": ({"scale": float}, {"down", "up"}, set(), lambda shapes, params: _pair(shapes)),
     "adaptformer": ({"scale": float}, {"down", "up"}, BIASES, _square),
-    "adapter": ({"scale": float, "tap": str}, {"down", "up"}, BIASES, _square),
+    "adapter": ({"nonlinearity": str, "scale": float, "tap": str}, {"down", "up"}, BIASES, _square),
     "consolidator": ({"groups": int, "reorder": bool}, {"weight"}, {"bias"}, _grouped),
     "sparse": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
     "replace": ({}, set(), {"weight", "bias", "value"}, lambda shapes, params: True),
@@ -72,7 +76,8 @@ def check_group(group: Json, where: str) -> None:
     settings, required, optional, fits = METHODS[group["method"]]
     params, shapes = group["params"], {role: tuple(row["shape"]) for role, row in group["tensors"].items()}
     right = set(params) == set(settings) and all(type(params[name]) is kind for name, kind in settings.items())
-    if not right or params.get("tap", "input") not in ("input", "output"):
+    named = params.get("tap") in TAPS.get(group["method"], (None,))
+    if not right or not named or params.get("nonlinearity", "gelu") not in NONLINEARITIES:
         fail("bad-parameter", f"settings of {group['method']}", where)
     if required - set(shapes):
         fail("missing-field", f"{group['method']} lacks a role", where)

@@ -221,6 +221,10 @@ def _together(b: Parts) -> Iterator[Row]:
         yield name, "segment-reference", edited(b, change), why, i9
 
 
+def _gelu(tap: str) -> dict[str, Any]:
+    return {"nonlinearity": "gelu", "scale": 1.0, "tap": tap}
+
+
 def _methods(b: Parts) -> Iterator[Row]:
     i22, i27 = "item 22", "item 27"
     yield "method-none", "unknown-method", edited(b, in_group(to(method="none-such"))), "A method that is unknown.", i22
@@ -234,7 +238,7 @@ def _methods(b: Parts) -> Iterator[Row]:
         yield f"setting-{name}", "bad-parameter", data, f"A scale that is {name}, or another setting.", i22
     rows = {
         "adaptformer-widths": ("adaptformer", {"scale": 1.0}, [2, 8], [6, 2]),
-        "adapter-widths": ("adapter", {"scale": 1.0, "tap": "output"}, [2, 8], [6, 2]),
+        "adapter-widths": ("adapter", _gelu("output"), [2, 8], [6, 2]),
         "lora-ranks": ("lora", {"scale": 1.0}, [2, 8], [8, 3]),
         "lora-flat": ("lora", {"scale": 1.0}, [2, 8], [16]),
     }
@@ -242,8 +246,14 @@ def _methods(b: Parts) -> Iterator[Row]:
         tensors = {"down": dense(numbers(*down)), "up": dense(numbers(*up))}
         yield name, "bad-shape", _unchecked(method, params, tensors), "Shapes that do not belong together.", i27
     pair = {"down": dense(numbers(2, 8)), "up": dense(numbers(8, 2))}
-    tap = _unchecked("adapter", {"scale": 1.0, "tap": "residual"}, pair)
+    tap = _unchecked("adapter", _gelu("beside"), pair)
     yield "adapter-tap", "bad-parameter", tap, "A tap that does not exist.", i22
+    swish = _unchecked("adapter", {**_gelu("output"), "nonlinearity": "swish"}, pair)
+    yield "adapter-nonlinearity", "bad-parameter", swish, "A nonlinearity by another name than the page's.", i22
+    bare = _unchecked("adapter", {"scale": 1.0, "tap": "output"}, pair)
+    yield "adapter-no-nonlinearity", "bad-parameter", bare, "No nonlinearity.", i22
+    flat = {"down": dense(numbers(2, 8)), "up": dense(numbers(6, 2))}
+    yield "adapter-sum", "bad-shape", _unchecked("adapter", _gelu("sum"), flat), "It reads 8 features, gives 6.", i27
     biased = _unchecked("adaptformer", {"scale": 1.0}, {**pair, "up_bias": dense(numbers(7))})
     yield "adaptformer-bias", "bad-shape", biased, "A bias of another length.", i27
     weight = {"weight": dense(numbers(8, 2))}

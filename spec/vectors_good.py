@@ -14,6 +14,7 @@ from vectors_build import Parts, Vector, edited, take_apart, with_frame, with_te
 
 from adapterpack.adapter import Adapter, Backbone, DataSettings, Head
 from adapterpack.container import deflate, digest, strict_json
+from adapterpack.methods._nonlinear import NONLINEARITIES
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.quantize import quantize
@@ -131,14 +132,26 @@ def _sparse() -> Iterator[Vector]:
     )
 
 
+PARTS = ("attn", "mlp")
+
+
+def _bent(nonlinearity: str, tap: str) -> dict[str, Any]:
+    return {"nonlinearity": nonlinearity, "scale": 1.0, "tap": tap}
+
+
 def _methods() -> Iterator[Vector]:
     down, up, four, eight = dense(numbers(2, 8)), dense(numbers(8, 2)), dense(numbers(2)), dense(numbers(8))
     both = {"down": down, "up": up, "down_bias": four, "up_bias": eight}
     rows = {
         "adaptformer": [at(f"blocks.{n}.mlp", "adaptformer", {"scale": 0.1}, down=down, up=up) for n in range(3)],
         "adaptformer-biases": [at("blocks.0.mlp", "adaptformer", {"scale": 1.0}, **both)],
-        "adapter-output": [at("blocks.0.attn.proj", "adapter", {"scale": 1.0, "tap": "output"}, **both)],
-        "adapter-input": [at("blocks.0.attn.proj", "adapter", {"scale": 1.0, "tap": "input"}, down=down, up=up)],
+        "adapter-output": [at("blocks.0.attn.proj", "adapter", _bent("gelu", "output"), **both)],
+        "adapter-input": [at("blocks.0.attn.proj", "adapter", _bent("gelu", "input"), down=down, up=up)],
+        "adapter-residual": [at("blocks.0.mlp", "adapter", _bent("silu", "residual"), **both)],
+        "adapter-sum": [at(f"blocks.{n}.{p}", "adapter", _bent("relu", "sum"), **both) for n in (0, 1) for p in PARTS],
+        "adapter-nonlinearities": [
+            at(f"blocks.{n}.mlp.fc2", "adapter", _bent(name, "output"), **both) for n, name in enumerate(NONLINEARITIES)
+        ],
         "consolidator": [
             at(
                 "blocks.0.mlp.fc1",

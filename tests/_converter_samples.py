@@ -61,7 +61,9 @@ def rich_adapter() -> Adapter:
     branches = (
         Branch(Site("cls_token"), "replace", {}, {"value": Dense(normal(4, 1, 1, 16).astype(np.float16), "float16")}),
         Branch(Site("norm"), "replace", {}, {"weight": Dense(round_bfloat16(normal(6, 16)), "bfloat16")}),
-        Branch(Site("blocks.0.attn.proj"), "adapter", {"scale": 1.0, "tap": "input"}, bottleneck),
+        Branch(
+            Site("blocks.0.attn.proj"), "adapter", {"nonlinearity": "gelu", "scale": 1.0, "tap": "input"}, bottleneck
+        ),
         Branch(Site("blocks.0.attn.proj"), "consolidator", {"groups": 4, "reorder": True}, {"weight": half}),
         Branch(
             Site("blocks.0.attn.proj"),

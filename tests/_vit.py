@@ -90,24 +90,26 @@ def adaptformer(depth: int = DEPTH) -> list[Branch]:
     return made
 
 
+def bent(site: str, nonlinearity: str, tap: str, scale: float, *, biases: bool = False) -> Branch:
+    tensors = {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}
+    if biases:
+        tensors |= {"down_bias": dense(3), "up_bias": dense(WIDTH)}
+    return branch(site, "adapter", tensors, nonlinearity=nonlinearity, scale=scale, tap=tap)
+
+
 # One list of branches for each method; a new method needs a row here, and `test_every_method_has_an_example` says so.
 EXAMPLES: dict[str, list[Branch]] = {
     "lora": [*lora_qv(), lora("blocks.1.mlp.fc1", out=4 * WIDTH, seed=70), lora("blocks.0.attn.proj", seed=80)],
     "adaptformer": adaptformer(),
     "adapter": [
-        branch(
-            "blocks.0.attn.qkv[k]",
-            "adapter",
-            {"down": dense(3, WIDTH), "up": dense(WIDTH, 3), "down_bias": dense(3), "up_bias": dense(WIDTH)},
-            scale=1.0,
-            tap="output",
-        ),
-        branch(
-            "blocks.2.mlp.fc2", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=0.7, tap="output"
-        ),
-        branch(
-            "blocks.1.attn.proj", "adapter", {"down": dense(3, WIDTH), "up": dense(WIDTH, 3)}, scale=1.5, tap="input"
-        ),
+        bent("blocks.0.attn.qkv[k]", "gelu", "output", 1.0, biases=True),
+        bent("blocks.2.mlp.fc2", "silu", "output", 0.7),
+        bent("blocks.1.attn.proj", "gelu", "input", 1.5),
+        bent("blocks.0.attn", "relu", "sum", 0.8, biases=True),
+        bent("blocks.0.mlp", "tanh", "sum", 0.9, biases=True),
+        bent("blocks.1.attn", "leaky_relu", "residual", 1.1),
+        bent("blocks.1.mlp", "quick_gelu", "residual", 1.2, biases=True),
+        bent("blocks.2.mlp", "gelu_tanh", "sum", 1.3),
     ],
     "consolidator": [
         branch(

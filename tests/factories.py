@@ -81,7 +81,14 @@ def adaptformer_branches(form: str = "bits1", seed: int = 100, rank: int = 4) ->
 def adapter_branches(form: str = "float32", seed: int = 200, rank: int = 4) -> list[Branch]:
     out = []
     for n in range(BLOCKS):
-        pair = _pair(f"blocks.{n}.mlp.fc2", "adapter", {"scale": 1.0, "tap": "output"}, form, seed + 4 * n, rank)
+        pair = _pair(
+            f"blocks.{n}.mlp.fc2",
+            "adapter",
+            {"nonlinearity": "gelu", "scale": 1.0, "tap": "output"},
+            form,
+            seed + 4 * n,
+            rank,
+        )
         biases: dict[str, Tensor] = {
             "down_bias": Dense(numbers(seed + 4 * n + 2, (rank,))),
             "up_bias": Dense(numbers(seed + 4 * n + 3, (WIDTH,))),

@@ -14,6 +14,8 @@ from adapterpack.runtime.attach import ResidualHook, attach, attach_residual, at
 from adapterpack.runtime.places import Place, Residual
 from tests._vit import vit
 
+GELU = {"nonlinearity": "gelu", "scale": 1.0, "tap": "output"}
+
 
 def tensors(inward: int, out: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -36,7 +38,7 @@ def test_writes_its_columns_only() -> None:
 def test_a_module_that_returns_its_input_does_not_change_it() -> None:
     module, x = nn.Identity(), torch.randn(2, 4)
     before = x.clone()
-    attach(Place(Site("a"), module), "a", METHODS["adapter"], tensors(4, 4), {"scale": 1.0, "tap": "output"})
+    attach(Place(Site("a"), module), "a", METHODS["adapter"], tensors(4, 4), GELU)
     assert not torch.equal(module(x), before) and torch.equal(x, before)
 
 
@@ -68,7 +70,5 @@ def test_attached_sites_ignores_the_hooks_of_others() -> None:
     model = vit()
     model.norm.register_forward_hook(lambda module, args, out: None)
     assert attached_sites(model) == []
-    attach(
-        Place(Site("norm"), model.norm), "norm", METHODS["adapter"], tensors(48, 48), {"scale": 1.0, "tap": "output"}
-    )
+    attach(Place(Site("norm"), model.norm), "norm", METHODS["adapter"], tensors(48, 48), GELU)
     assert attached_sites(model) == ["norm"]

@@ -190,7 +190,9 @@ def test_spt(variant: str) -> None:
         found["blocks.0.attn.qkv[q]", variant, "down"].data, state["blocks.0.attn.structured_q.learnable.0.weight"]
     )
     params = {str(b.site): b.params for b in imported.adapter.branches if b.method == variant}
-    taps = [{"tap": tap} if variant == "adapter" else {} for tap in ("output", "input", "output")]
+    taps = [
+        {"nonlinearity": "gelu", "tap": tap} if variant == "adapter" else {} for tap in ("output", "input", "output")
+    ]
     assert [params[site] for site in ("blocks.0.attn.qkv[q]", "blocks.0.attn.proj", "blocks.1.mlp.fc1")] == [
         {"scale": 1.0, **tap} for tap in taps
     ]

@@ -249,7 +249,9 @@ def test_a_layer_that_is_read_but_not_called(family: str) -> None:
     tensors = {"down": dense(2, width), "up": dense(width, 2)}
     before = snapshot(model)
     with pytest.raises(UnsupportedAdapterError, match="without calling") as error:
-        load_adapter(adapter(model, [branch(site, "adapter", tensors, scale=1.0, tap="output")]), model)
+        load_adapter(
+            adapter(model, [branch(site, "adapter", tensors, nonlinearity="gelu", scale=1.0, tap="output")]), model
+        )
     assert error.value.reason == "unsupported-model" and same(snapshot(model), before)
 
 
@@ -263,7 +265,8 @@ def test_a_layer_that_is_read_but_not_called(family: str) -> None:
         ("swin", "layers.0.blocks.0.attn.qkvx", "lora", "has qkv"),
         ("swin", "head.fc", "lora", "classifier"),
         ("swinv2", "layers.0.blocks.0.mlp", "adaptformer", "SwinTransformerV2Block"),
-        ("swin", "layers.0.blocks.0.attn", "adaptformer", "mlp"),
+        ("swin", "layers.0.blocks.0.norm1", "adaptformer", "mlp or attn"),
+        ("cait", "blocks.0.attn", "adaptformer", "around its attention"),
         ("swin", "layers.0.blocks.5.mlp", "adaptformer", "layers.0.blocks has 0"),
     ],
 )

@@ -419,7 +419,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "down has 2 rows",
     ),
     "residual-elsewhere": (
-        lambda: [branch("blocks.0.attn", "adaptformer", adaptformer(1)[0].tensors, scale=1.0)],
+        lambda: [branch("blocks.0.attn.proj", "adaptformer", adaptformer(1)[0].tensors, scale=1.0)],
         "missing-site",
         r"blocks\.N\.mlp",
     ),

@@ -65,7 +65,9 @@ def test_residual() -> None:
     model = vit()
     found = residual(model, Site.parse("blocks.2.mlp"))
     assert found.norm is model.blocks[2].norm2 and found.end is model.blocks[2].drop_path2 and found.width == WIDTH
-    for text in ("blocks.3.mlp", "blocks.0.attn", "norm", "blocks.0.mlp.fc1"):
+    found = residual(model, Site.parse("blocks.0.attn"))
+    assert found.norm is model.blocks[0].norm1 and found.end is model.blocks[0].drop_path1 and not found.whole
+    for text in ("blocks.3.mlp", "blocks.3.attn", "norm", "blocks.0.mlp.fc1", "blocks.0.attn.qkv[q]"):
         with pytest.raises(UnsupportedAdapterError) as error:
             residual(model, Site.parse(text))
         assert error.value.reason == "missing-site"

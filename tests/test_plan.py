@@ -9,7 +9,7 @@ import pytest
 from adapterpack.methods import METHODS
 from adapterpack.runtime.places import Place, Residual
 from adapterpack.runtime.plan import plan
-from tests._vit import EXAMPLES, adapter, adaptformer, branch, dense, lora_qv, same, snapshot, vit
+from tests._vit import EXAMPLES, adapter, adaptformer, bent, branch, dense, lora_qv, same, snapshot, vit
 
 # bare parameters, norms, an input that is multiplied, a convolution: a hook on the output could not do it
 SWAPPED = {
@@ -26,7 +26,7 @@ def test_how_each_method_goes_in(name: str, fold: Any) -> None:
     steps = plan(adapter(EXAMPLES[name]), vit(), fold)
     found = {str(step.branch.site): step.how for step in steps}
     for site, how in found.items():
-        if name == "adaptformer":
+        if name == "adaptformer" or (name == "adapter" and site.endswith((".attn", ".mlp"))):
             assert how == "residual"
         elif METHODS[name].foldable and fold == "auto":
             assert how == "fold"
@@ -39,11 +39,16 @@ def test_how_each_method_goes_in(name: str, fold: Any) -> None:
 
 def test_replacements_first_and_output_readers_last() -> None:
     tensors = {"down": dense(2, 48), "up": dense(48, 2)}
-    reader = branch("blocks.0.attn.proj", "adapter", tensors, scale=1.0, tap="output")
-    rows = [reader, *lora_qv(), *adaptformer(), *EXAMPLES["replace"]]
+    reader = branch("blocks.0.attn.proj", "adapter", tensors, nonlinearity="gelu", scale=1.0, tap="output")
+    last = bent("blocks.0.mlp", "relu", "sum", 1.0)
+    rows = [last, reader, *lora_qv(), *adaptformer(), *EXAMPLES["replace"]]
     steps = plan(adapter(rows), vit(), "auto")
     kinds = [step.order for step in steps]
-    assert kinds == sorted(kinds) and steps[-1].branch is reader and steps[0].method.name == "replace"
+    assert (
+        kinds == sorted(kinds)
+        and [step.branch for step in steps[-2:]] == [reader, last]
+        and steps[0].method.name == "replace"
+    )
 
 
 def test_planning_touches_nothing() -> None:

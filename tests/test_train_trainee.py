@@ -191,7 +191,7 @@ def test_in_evaluation_a_branch_is_its_methods_formula(kind: Any) -> None:
     if kind is AdaptFormer:
         name, site = "adaptformer", "blocks.0.mlp"
     if kind is Bottleneck:
-        name, params = "adapter", {"scale": 1.0, "tap": "output"}
+        name, params = "adapter", {"nonlinearity": "gelu", "scale": 1.0, "tap": "output"}
         shapes |= {"down_bias": (3,), "up_bias": (12,)}
     if kind is Grouped:
         name, params, shapes = "consolidator", {"groups": 4, "reorder": True}, {"weight": (8, 3), "bias": (8,)}

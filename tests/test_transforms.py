@@ -39,12 +39,12 @@ FACTOR, SHIFT, INPUT = about_one(WIDTH), dense(WIDTH, seed=4), about_one(WIDTH, 
 DORA = {"down": dense(2, WIDTH), "up": dense(WIDTH, 2), "magnitude": dense(WIDTH, seed=6)}
 ADAPTER = {"down": dense(3, WIDTH, seed=7), "up": dense(WIDTH, 3, seed=8)}
 ALL: dict[str, Branch] = {
-    "adapter-out": branch(SITE, "adapter", ADAPTER, scale=0.7, tap="output"),
+    "adapter-out": branch(SITE, "adapter", ADAPTER, nonlinearity="gelu", scale=0.7, tap="output"),
     "lora": lora(SITE, rank=2),
     "dora": branch(SITE, "dora", DORA, scale=0.5),
     "sparse": branch(SITE, "sparse", {"weight": sparse(WIDTH, WIDTH), "bias": sparse(WIDTH)}),
     "affine-in": branch(SITE, "affine", {"factor": INPUT}, tap="input"),
-    "adapter-in": branch(SITE, "adapter", ADAPTER, scale=0.3, tap="input"),
+    "adapter-in": branch(SITE, "adapter", ADAPTER, nonlinearity="silu", scale=0.3, tap="input"),
     "affine-out": branch(SITE, "affine", {"factor": FACTOR, "shift": SHIFT}, tap="output"),
     "replace": branch(SITE, "replace", {"bias": dense(WIDTH, seed=9)}),
 }
@@ -52,6 +52,10 @@ ALL: dict[str, Branch] = {
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    return x / (1 + torch.exp(-x))
 
 
 def value(tensor: Any) -> torch.Tensor:
@@ -86,7 +90,7 @@ def by_hand(model: nn.Module, names: Sequence[str]) -> nn.Module:
         x = args[0].double()
         z = x @ weight.T + bias
         if "adapter-in" in names:
-            z = z + 0.3 * gelu(x @ down.T) @ up.T
+            z = z + 0.3 * silu(x @ down.T) @ up.T
         if "adapter-out" in names:
             z = z + 0.7 * gelu(z @ down.T) @ up.T
         return torch.cat([out[..., : ROWS.start], z.to(out.dtype)], dim=-1)

@@ -28,6 +28,7 @@ from adapterpack.container import deflate, limits
 from adapterpack.container.parse import parse_index
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason
 from adapterpack.methods import METHODS
+from adapterpack.methods._nonlinear import NONLINEARITIES
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.cross import cross_coded
 from adapterpack.packing.encode import encode_task
@@ -453,3 +454,9 @@ def test_every_method_has_a_section_with_its_roles_and_settings(name: str) -> No
     listed = set(re.findall(r"^\| `([a-z_]+)` \|", section, re.M))
     if name != "replace":  # its table is that of `sparse`
         assert listed == {*method.roles.order, *method.settings}
+
+
+def test_the_page_and_both_readers_know_the_same_nonlinearities(second: dict[str, ModuleType]) -> None:
+    section = (SPEC / "methods.md").read_text("utf-8").split("\n## Nonlinearities\n")[1].split("\n## ")[0]
+    listed = tuple(re.findall(r"^\| `([a-z_]+)` \|", section, re.M))
+    assert listed == tuple(NONLINEARITIES) == second["reader_methods"].NONLINEARITIES

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapterpack.converters._adapterhub_taps import nonlinearity_of, refused, tap_of
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 
 _LAYERS = 10_000  # no encoder has so many, and a file must not make reading it long
@@ -50,7 +51,8 @@ class HubConfig:
     Attributes:
         values: of the adapter, as the file has them.
         name: of the adapter, which its tensors' names contain.
-        kind: "lora", "ia3", "sequential" (a bottleneck on a layer's output) or "parallel" (one beside the MLP).
+        kind: "lora", "ia3", or the tap of a bottleneck: "output", "sum" or "residual".
+        nonlinearity: of a bottleneck, by our name; else "".
         model_class: of the model it was made for.
         backbone: its hub name, "" where none is said.
     """
@@ -58,6 +60,7 @@ class HubConfig:
     values: Mapping[str, Any]
     name: str
     kind: str
+    nonlinearity: str
     model_class: str
     backbone: str
 
@@ -70,12 +73,16 @@ class HubConfig:
         if block in self.leave_out:
             return []
         at = f"blocks.{block}"
-        if self.kind == "parallel":
-            return [f"{at}.mlp"]
-        if self.kind == "sequential":
-            return [f"{at}.attn.proj"] * self._on("mh_adapter") + [f"{at}.mlp.fc2"] * self._on("output_adapter")
+        if self.kind not in ("lora", "ia3"):
+            attention, mlp = self.places
+            return [f"{at}.{attention}"] * self._on("mh_adapter") + [f"{at}.{mlp}"] * self._on("output_adapter")
         rows = [f"{at}.attn.qkv[{part}]" for part in self.values["attn_matrices"]] * self._on("selfattn_lora")
         return rows + [f"{at}.mlp.fc1"] * self._on("intermediate_lora") + [f"{at}.mlp.fc2"] * self._on("output_lora")
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """Where a bottleneck at the attention is in a block, and one at the MLP."""
+        return ("attn.proj", "mlp.fc2") if self.kind == "output" else ("attn", "mlp")
 
     def _on(self, name: str) -> int:
         return int(bool(self.values.get(name)))
@@ -124,17 +131,18 @@ def checked(content: Mapping[str, Any], folder: str) -> HubConfig:
     if missing:
         raise CorruptFileError(f"{missing[0]} is missing", Reason.MISSING_FIELD, folder, "save the adapter again")
     _check_layers(values, folder)
-    kind = _lora_kind(values, folder) if table == "lora" else _bottleneck_kind(values, folder)
+    kind, nonlinearity = (_lora_kind(values, folder), "") if table == "lora" else _bottleneck(values, folder)
     said = content.get("model_name")
     plain = isinstance(said, str) and said.count("/") <= 1 and said[:1] not in ("/", ".", "~") and "\\" not in said
-    return HubConfig(dict(values), name, kind, str(content.get("model_class", "")), str(said) if plain else "")
+    backbone = str(said) if plain else ""
+    return HubConfig(dict(values), name, kind, nonlinearity, str(content.get("model_class", "")), backbone)
 
 
 def _check_known(key: str, value: Any, honoured: tuple[str, ...], folder: str) -> None:
     if key in _IDLE or key in honoured or value in (None, False, "", [], {}):
         return
     if key in _REFUSED:
-        raise _refused(key, value, folder, _REFUSED[key])
+        raise refused(key, value, folder, _REFUSED[key])
     message = f"the setting {key} is {str(value)[:80]!r}, and what it changes is not known here"
     raise UnsupportedAdapterError(message, Reason.UNKNOWN_FIELD, folder, "train without it, or update adapterpack")
 
@@ -151,50 +159,18 @@ def _lora_kind(values: Mapping[str, Any], folder: str) -> str:
     if type(rank) is not int or not 0 < rank < 1 << 20:
         raise CorruptFileError(f"r is {str(rank)[:80]!r}", Reason.BAD_FIELD, folder, "expected a whole number above 0")
     if not isinstance(parts, list) or any(part not in ("q", "k", "v") for part in parts):
-        raise _refused("attn_matrices", parts, folder, "expected some of q, k, v")
+        raise refused("attn_matrices", parts, folder, "expected some of q, k, v")
     mode = values["composition_mode"]
     if mode not in ("add", "scale") or (mode == "scale" and rank != 1):
-        raise _refused("composition_mode", mode, folder, "expected add, or scale with r 1")
+        raise refused("composition_mode", mode, folder, "expected add, or scale with r 1")
     return "lora" if mode == "add" else "ia3"
 
 
-def _bottleneck_kind(values: Mapping[str, Any], folder: str) -> str:
-    """Where the library's arithmetic is one of our methods'.
-
-    A sequential adapter of Houlsby's kind gives z + s·A(z) + x for a layer's output z and the residual stream x: our
-    `adapter` on that output, whose nonlinearity is GELU. A parallel one beside the MLP gives z + s·A(x) + x, x before
-    the norm: our `adaptformer`, whose nonlinearity is ReLU.
-    """
-    if values["original_ln_after"] is not True:
-        raise _refused("original_ln_after", values["original_ln_after"], folder, "the residual stream must be added")
-    scaling = values["scaling"]
-    if scaling not in ("learned", "channel"):
-        _number(scaling, "scaling", folder)
-    act = str(values["non_linearity"]).lower()
-    return _parallel(values, act, folder) if values["is_parallel"] is True else _sequential(values, act, folder)
-
-
-def _parallel(values: Mapping[str, Any], act: str, folder: str) -> str:
-    if values["mh_adapter"]:
-        raise _refused("mh_adapter", True, folder, "a branch beside the attention has no method here")
-    if act != "relu":
-        raise _refused("non_linearity", act, folder, "a branch beside the MLP (adaptformer) has ReLU")
-    return "parallel"
-
-
-def _sequential(values: Mapping[str, Any], act: str, folder: str) -> str:
-    if values["original_ln_before"]:
-        hint = "the adapter reads the residual stream behind the layer; that place has no method here (Houlsby's has)"
-        raise _refused("original_ln_before", True, folder, hint)
-    if not isinstance(values["residual_before_ln"], bool):
-        raise _refused("residual_before_ln", values["residual_before_ln"], folder, "expected true or false")
-    if act != "gelu":
-        raise _refused("non_linearity", act, folder, "a branch on a layer's output (adapter) has GELU")
-    return "sequential"
-
-
-def _refused(key: str, value: Any, folder: str, why: str) -> UnsupportedAdapterError:
-    return UnsupportedAdapterError(f"{key} is {str(value)[:80]!r}", Reason.NOT_EXPRESSIBLE, folder, why)
+def _bottleneck(values: Mapping[str, Any], folder: str) -> tuple[str, str]:
+    """Where a bottleneck reads, and its nonlinearity."""
+    if values["scaling"] not in ("learned", "channel"):
+        _number(values["scaling"], "scaling", folder)
+    return tap_of(values, folder), nonlinearity_of(values, folder)
 
 
 def _number(value: Any, key: str, folder: str) -> None:

@@ -81,8 +81,7 @@ def _bottleneck_sites(tensors: Mapping[str, Dense], config: HubConfig) -> dict[s
         if match is None:
             raise unexplained(name, "expected adapter_down.0 and adapter_up of attention_adapters or output_adapters")
         _require_name(match[3], config)
-        place = "mlp" if config.kind == "parallel" else "mlp.fc2"
-        site = f"blocks.{match[1]}.{'attn.proj' if match[2] == 'attention_adapters' else place}"
+        site = f"blocks.{match[1]}.{config.places[match[2] == 'output_adapters']}"
         if _ROLES[match[4]] in found.setdefault(site, {}):
             raise CorruptFileError(f"{name} is there twice", Reason.DUPLICATE_NAME)
         found[site][_ROLES[match[4]]] = tensor
@@ -126,8 +125,10 @@ def _bottleneck(site: str, roles: Roles, config: HubConfig) -> Branch:
         message = f"adapter_down at {site} has shape {list(down.shape)}, and reduction_factor says {hidden} rows"
         raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, config.name)
     scale, tensors = _scaled(site, {**roles, "up": up}, config)
-    method, more = ("adaptformer", {}) if config.kind == "parallel" else ("adapter", {"tap": "output"})
-    return Branch(Site.parse(site), method, {"scale": scale, **more}, tensors)
+    if config.kind == "residual" and config.nonlinearity == "relu":
+        return Branch(Site.parse(site), "adaptformer", {"scale": scale}, tensors)
+    params = {"nonlinearity": config.nonlinearity, "scale": scale, "tap": config.kind}
+    return Branch(Site.parse(site), "adapter", params, tensors)
 
 
 def _scaled(site: str, roles: Roles, config: HubConfig) -> tuple[float, dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """An adapter as the settings and tensors of the `adapters` library, for Hugging Face's ViT. Nouns in, arrays out.
 
-The library has one rank, scale and set of places for all layers, so an adapter must be even in these to be written.
+The library has one set of places for all layers, and for LoRA one rank and scale, so an adapter must be even in these
+to be written; its bottlenecks may have a rank for each layer, and a scale for each place.
 """
 
 from __future__ import annotations
@@ -12,20 +13,26 @@ from typing import Any
 import numpy as np
 
 from adapterpack.adapter import Adapter, Branch
+from adapterpack.converters._adapterhub_taps import settings_for
 from adapterpack.converters._hf_families import FAMILIES
 from adapterpack.converters.hf_names import module_of
 from adapterpack.errors import Reason, UnsupportedAdapterError
+from adapterpack.methods import METHODS
+from adapterpack.methods._base import Tap
 from adapterpack.tensors import F32
 
 VERSION = "adapters.1.3.0"
 _PREFIX = "vit."
 _FAMILY = next(family for family in FAMILIES if "encoder.layer.{i}.output.dense" in dict(family.linears))
 _LORA_FLAGS = {"mlp.fc1": "intermediate_lora", "mlp.fc2": "output_lora"}
+_ATTENTION, _OUTPUT = "attention_adapters", "output.output_adapters"
 _BOTTLENECKS = {
-    ("adapter", "attn.proj"): "attention_adapters",
-    ("adapter", "mlp.fc2"): "output.output_adapters",
-    ("adaptformer", "mlp"): "output.output_adapters",
+    ("output", "attn.proj"): _ATTENTION,
+    ("output", "mlp.fc2"): _OUTPUT,
+    **{(tap, "attn"): _ATTENTION for tap in ("residual", "sum")},
+    **{(tap, "mlp"): _OUTPUT for tap in ("residual", "sum")},
 }
+_STEMS = {place: stem for (_, place), stem in _BOTTLENECKS.items()}
 _ENDS = {"down": "adapter_down.0.weight", "up": "adapter_up.weight", "down_bias": "adapter_down.0.bias",
          "up_bias": "adapter_up.bias"}  # fmt: skip
 
@@ -58,9 +65,7 @@ def require_even(adapter: Adapter) -> None:
         raise _refused(f"{words} branches", "the library's folders hold one of LoRA and bottleneck adapters")
     for branch in adapter.branches:
         _require_place(branch)
-    alike = {(_rank(branch), repr(sorted(branch.params.items()))) for branch in adapter.branches}
-    if len(alike) > 1:
-        raise _refused("branches of several ranks or scales", "the library has one rank and scale for all layers")
+    _require_alike(adapter)
     blocks: dict[int | None, list[str]] = {}
     for branch in adapter.branches:
         blocks.setdefault(branch.site.block, []).append(place_of(branch))
@@ -69,14 +74,41 @@ def require_even(adapter: Adapter) -> None:
         raise _refused("layers with branches at different places", "the library adapts every layer alike")
 
 
+def _require_alike(adapter: Adapter) -> None:
+    if adapter.branches[0].method == "lora":
+        if len({(_rank(branch), branch.params["scale"]) for branch in adapter.branches}) > 1:
+            raise _refused("branches of several ranks or scales", "the library has one rank and scale for all layers")
+        return
+    if len({_bend(branch) for branch in adapter.branches}) > 1:
+        raise _refused("branches of several nonlinearities or taps", "the library has one of each for all layers")
+    if len({(branch.site.block, _rank(branch)) for branch in adapter.branches}) > len(_ranks(adapter)):
+        raise _refused("branches of several ranks in one layer", "the library has one rank a layer")
+
+
 def _require_place(branch: Branch) -> None:
     place = place_of(branch)
     if branch.method == "lora":
         known = place.startswith("attn.qkv") or place in _LORA_FLAGS
     else:
-        known = (branch.method, place) in _BOTTLENECKS and branch.params.get("tap", "output") == "output"
+        known = (_bend(branch)[0], place) in _BOTTLENECKS
     if not known:
         raise _refused(f"{branch.method} at {branch.site}", "the library's ViT has no such place")
+
+
+def _bend(branch: Branch) -> tuple[Tap, str]:
+    """A bottleneck's tap and nonlinearity."""
+    return METHODS[branch.method].tap(branch.params), branch.params.get("nonlinearity", "relu")
+
+
+def _ranks(adapter: Adapter) -> dict[int, int]:
+    """By block."""
+    return {branch.site.block or 0: _rank(branch) for branch in adapter.branches}
+
+
+def _scale(adapter: Adapter) -> float | None:
+    """Of all bottlenecks; None where they have scales of their own."""
+    found = {branch.params["scale"] for branch in adapter.branches}
+    return float(found.pop()) if len(found) == 1 else None
 
 
 def _rank(branch: Branch) -> int:
@@ -108,23 +140,26 @@ def _lora(branch: Branch, adapter: Adapter) -> dict[str, F32]:
     return found
 
 
-def stem_of(branch_method: str, site: str, name: str) -> str:
+def stem_of(site: str, name: str) -> str:
     """What the names of a bottleneck's tensors begin with."""
     _, block, place = site.split(".", 2)
-    return f"{_PREFIX}encoder.layer.{block}.{_BOTTLENECKS[branch_method, place]}.adapters.{name}"
+    return f"{_PREFIX}encoder.layer.{block}.{_STEMS[place]}.adapters.{name}"
 
 
-def is_place(method: str, place: str) -> bool:
-    """Whether the library has a bottleneck of a method at a place."""
-    return (method, place) in _BOTTLENECKS
+def is_place(place: str) -> bool:
+    """Whether the library has a bottleneck at a place."""
+    return place in _STEMS
 
 
 def _bottleneck(branch: Branch, adapter: Adapter) -> dict[str, F32]:
-    stem = stem_of(branch.method, str(branch.site), name_of(adapter))
+    stem = stem_of(str(branch.site), name_of(adapter))
     hidden, width = branch.tensors["down"].shape
     zeros = {"down_bias": np.zeros(hidden, np.float32), "up_bias": np.zeros(width, np.float32)}
     given = {role: tensor.dense() for role, tensor in branch.tensors.items()}
-    return {f"{stem}.{end}": {**zeros, **given}[role] for role, end in _ENDS.items()}
+    found = {f"{stem}.{end}": {**zeros, **given}[role] for role, end in _ENDS.items()}
+    if _scale(adapter) is None:
+        found[f"{stem}.scaling"] = np.array([branch.params["scale"]], np.float32)
+    return found
 
 
 def settings_of(adapter: Adapter) -> dict[str, Any]:
@@ -134,7 +169,7 @@ def settings_of(adapter: Adapter) -> dict[str, Any]:
     blocks = {branch.site.block or 0 for branch in adapter.branches}
     leave_out = [i for i in range(max(blocks)) if i not in blocks]
     places = [place_of(branch) for branch in adapter.branches if branch.site.block == first.site.block]
-    made = _lora_config(places, rank, first) if first.method == "lora" else _bottleneck_config(places, rank, first)
+    made = _lora_config(places, rank, first) if first.method == "lora" else _bottleneck_config(places, adapter)
     return {**_about(adapter), "config": {**made, "leave_out": leave_out}, "name": name_of(adapter)}
 
 
@@ -169,17 +204,25 @@ def _lora_config(places: list[str], rank: int, first: Branch) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bottleneck_config(places: list[str], rank: int, first: Branch) -> dict[str, Any]:
-    width, parallel = first.tensors["down"].shape[1], first.method == "adaptformer"
-    factor = width / rank if width % rank == 0 else width / (rank + 0.5)  # the library rounds down
+def _bottleneck_config(places: list[str], adapter: Adapter) -> dict[str, Any]:
+    width, scale = width_of(adapter), _scale(adapter)
+    factors = {str(block): _factor(width, rank) for block, rank in sorted(_ranks(adapter).items())}
+    first = next(iter(factors.values()))  # also for layers of the model that have no tensors here
     return {
-        "mh_adapter": "attn.proj" in places, "output_adapter": any("mlp" in place for place in places),
-        "reduction_factor": factor, "non_linearity": "relu" if parallel else "gelu", "is_parallel": parallel,
-        "scaling": first.params["scale"], "original_ln_before": False, "original_ln_after": True,
-        "residual_before_ln": True, "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False,
+        "mh_adapter": any(_STEMS[place] == _ATTENTION for place in places),
+        "output_adapter": any(_STEMS[place] == _OUTPUT for place in places),
+        "reduction_factor": first if len(set(factors.values())) == 1 else {**factors, "default": first},
+        **settings_for(*_bend(adapter.branches[0])), "scaling": "learned" if scale is None else scale,
+        "adapter_residual_before_ln": False, "ln_before": False, "ln_after": False,
         "dropout": 0.0, "use_gating": False, "cross_adapter": False, "inv_adapter": None,
-        "inv_adapter_reduction_factor": None, "init_weights": "bert", "phm_layer": False,
+        "inv_adapter_reduction_factor": None, "phm_layer": False,
+        "init_weights": "mam_adapter",  # so that a layer of the model that has no tensors here adds nothing
     }  # fmt: skip
+
+
+def _factor(width: int, rank: int) -> float:
+    """The reduction factor that gives a rank; the library rounds down."""
+    return width / rank if width % rank == 0 else width / (rank + 0.5)
 
 
 def head_settings(adapter: Adapter, classes: int) -> dict[str, Any]:

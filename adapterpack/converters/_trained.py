@@ -194,9 +194,10 @@ def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], lis
     branches = []
     for (site, method), roles in sites.items():
         if method != "sparse":
-            tap = {"tap": "input" if site.endswith(".proj") else "output"} if method == "adapter" else {}
+            more = {"nonlinearity": "gelu", "tap": "input" if site.endswith(".proj") else "output"}
             tensors = {role: Dense(values) for role, (_, values) in roles.items()}
-            branches.append(Branch(Site.parse(site), method, {"scale": 1.0, **tap}, tensors))
+            params = {"scale": 1.0, **(more if method == "adapter" else {})}
+            branches.append(Branch(Site.parse(site), method, params, tensors))
     entries = {
         name: values for name, (place, values) in found.branch.items() if place.method == "sparse" and values.size
     }

@@ -1,7 +1,7 @@
 """AdapterHub folders: what the `adapters` library's `save_adapter` writes, with the head beside the adapter.
 
-Read for Hugging Face's ViT and CLIP vision models: LoRA, IA³, and bottleneck adapters where their place and
-nonlinearity are those of a method here. Written for ViT. Source: adapters 1.3.
+Read for Hugging Face's ViT and CLIP vision models: LoRA, IA³, and bottleneck adapters, sequential and parallel. Written
+for ViT. Source: adapters 1.3.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adapterpack.adapter import Adapter, Backbone, Head
 from adapterpack.converters import _adapterhub_write as out_form
 from adapterpack.converters import _folder
 from adapterpack.converters import settings as sidecar
-from adapterpack.converters._adapterhub_config import checked
+from adapterpack.converters._adapterhub_config import HubConfig, checked
 from adapterpack.converters._adapterhub_head import head_of
 from adapterpack.converters._adapterhub_read import branches_of
 from adapterpack.converters._base import Hints, Imported, finish
@@ -75,8 +75,7 @@ class AdapterHub:
             raise UnsupportedAdapterError("the folder holds no adapter", Reason.BAD_SOURCE, folder)
         where = Backbone(config.backbone)
         adapter = Adapter(config.name, branches[0].method, branches, head, labels, hints.data, {}, where)
-        notes = () if head is not None else ("the folder has no head: the backbone's own stays",)
-        return Imported(finish(check_adapter(adapter), said), notes)
+        return Imported(finish(check_adapter(adapter), said), _notes(head, config))
 
     def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `out` is the folder."""
@@ -100,6 +99,13 @@ class AdapterHub:
         if adapter.data is not None or adapter.backbone.fingerprint is not None:
             notes.append("preprocessing and fingerprint are in a note that adapterpack alone reads")
         return tuple(notes)
+
+
+def _notes(head: Head | None, config: HubConfig) -> tuple[str, ...]:
+    notes = [] if head is not None else ["the folder has no head: the backbone's own stays"]
+    if config.values.get("scaling") == "channel":
+        notes.append("the scaling of each channel is multiplied into up and up_bias")
+    return tuple(notes)
 
 
 def _head_files(source: Path) -> tuple[dict[str, Dense], dict[str, Any] | None]:
@@ -141,6 +147,6 @@ def _array(row: Row, role: str, name: str, tensors: Mapping[str, Dense]) -> Any:
             raise CorruptFileError(f"{role} at {row.site} is no matrix", Reason.BAD_SHAPE)
         return found[0] if role == "down" else np.concatenate(found)
     parts = str(row.site).split(".", 2)
-    if len(parts) != 3 or not out_form.is_place(row.method, parts[2]):
+    if len(parts) != 3 or not out_form.is_place(parts[2]):
         raise CorruptFileError(f"there is no place for {row.method} at {row.site}", Reason.BAD_FIELD, "note")
-    return _folder.named(f"{out_form.stem_of(row.method, str(row.site), name)}.{out_form.end_of(role)}", tensors)
+    return _folder.named(f"{out_form.stem_of(str(row.site), name)}.{out_form.end_of(role)}", tensors)

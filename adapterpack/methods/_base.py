@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeGuard, Union
 Array = Any  # a numpy array or a torch tensor: the methods use only what both have
 Shape = tuple[int, ...]
 Params = Mapping[str, Any]
-Tap = Literal["input", "residual", "output"]
+Tap = Literal["input", "residual", "output", "sum"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,14 +76,15 @@ class Method(Protocol):
     def replaces(self) -> bool: ...
 
     def tap(self, params: Params) -> Tap:
-        """Where x of `branch` comes from: the "input" or "output" of the site's module, or the "residual" stream
-        before the norm that precedes it (the sum is then added to the residual stream too)."""
+        """Where x of `branch` comes from: the "input" or "output" of the site's module; the "residual" stream before
+        the norm that precedes it; or the "sum" of that stream and what the site gives it. With the last two, what the
+        branch gives is added to the residual stream."""
         ...
 
     def features(self, shapes: Mapping[str, Shape], params: Params) -> dict[str, Shape]:
-        """The shapes that the site's parameters must have for these tensors to fit: {"weight": (out, in), …}; a
-        "residual" site gives {"residual": (width,)}. "input" and "output" stand for how many features the module
-        takes and gives, whatever its weight's shape.
+        """The shapes that the site's parameters must have for these tensors to fit: {"weight": (out, in), …}; a branch
+        on the residual stream gives {"residual": (width,)}. "input" and "output" stand for how many features the
+        module takes and gives, whatever its weight's shape.
 
         Raises:
             ValueError: the tensors do not belong together; the text says why.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapterpack.methods._base import Array, Delta, Params, Roles, Setting, Shape, Tap, bottleneck
+from adapterpack.methods._nonlinear import relu
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class AdaptFormer:
         hidden = x @ t["down"].T
         if "down_bias" in t:
             hidden = hidden + t["down_bias"]
-        out = hidden.clip(min=0) @ t["up"].T
+        out = relu(hidden) @ t["up"].T
         return out + t["up_bias"] if "up_bias" in t else out
 
     def delta(self, t: Mapping[str, Array], params: Params) -> dict[str, Delta]:

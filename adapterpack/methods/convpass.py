@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import e, isqrt
+from math import isqrt
 
 from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.methods._base import Array, Delta, Params, Roles, Setting, Shape, Tap, bottleneck, one_shape
-
-_STEEPNESS = 1.702
-_LOWEST = -80.0  # e**80 is within float32, and its reciprocal is 0 beside 1
-
-
-def quick_gelu(x: Array) -> Array:
-    """x·σ(1.702·x)."""
-    steep = x * _STEEPNESS
-    if hasattr(steep, "sigmoid"):
-        return x * steep.sigmoid()
-    return x / (1 + e ** -steep.clip(min=_LOWEST))
+from adapterpack.methods._nonlinear import quick_gelu
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,36 +54,50 @@ class SiteHook:
 
 
 class ResidualHook:
-    """Adds a branch to the residual stream: reads the input of the MLP's norm, adds where the MLP's path ends.
+    """Adds a branch to the residual stream: reads the input of a norm, adds where the path behind it ends.
 
-    The tensor that was read is kept for the running thread only, between the two calls.
+    The tensor that was read is kept for the running thread only, between the two calls. With tap "sum" the branch gets
+    the stream behind that end: what was read and what the path gives, or, with `whole`, the latter alone.
     """
 
-    __slots__ = ("_seen", "channels_first", "method", "params", "site", "tensors")
+    __slots__ = ("_seen", "channels_first", "method", "params", "site", "tensors", "whole")
 
     def __init__(
-        self, site: str, method: Method, tensors: Tensors, params: Params, *, channels_first: bool = False
+        self,
+        site: str,
+        method: Method,
+        tensors: Tensors,
+        params: Params,
+        *,
+        channels_first: bool = False,
+        whole: bool = False,
     ) -> None:
         self.site, self.method, self.tensors, self.params = site, method, tensors, params
-        self.channels_first = channels_first
+        self.channels_first, self.whole = channels_first, whole
         self._seen = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles without the thread's own part."""
-        make = partial(ResidualHook, channels_first=self.channels_first)
+        make = partial(ResidualHook, channels_first=self.channels_first, whole=self.whole)
         return make, (self.site, self.method, self.tensors, self.params)
 
     def read(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._seen.x = args[0].movedim(1, -1) if self.channels_first else args[0]
+        self._seen.x = self._last(args[0])
 
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         x = self._seen.x
         del self._seen.x
+        if self.method.tap(self.params) == "sum":
+            x = self._last(out) if self.whole else x + self._last(out)
         self.tensors = _following(self.tensors, x)
         gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
         if self.channels_first:
             gained = gained.movedim(-1, 1)
         return out + gained.to(out.dtype)
+
+    def _last(self, x: torch.Tensor) -> torch.Tensor:
+        """With the channels as the last dimension."""
+        return x.movedim(1, -1) if self.channels_first else x
 
 
 def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Params) -> RemovableHandle:
@@ -96,8 +110,9 @@ def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Pa
 def attach_residual(
     at: Residual, site: str, method: Method, tensors: Tensors, params: Params, like: torch.Tensor
 ) -> list[RemovableHandle]:
-    """Hook a branch beside an MLP; `.remove()` of both results takes it away again."""
-    hook = ResidualHook(site, method, _like(tensors, like), params, channels_first=at.channels_first)
+    """Hook a branch to the residual stream; `.remove()` of both results takes it away again."""
+    tensors = _like(tensors, like)
+    hook = ResidualHook(site, method, tensors, params, channels_first=at.channels_first, whole=at.whole)
     return [at.norm.register_forward_pre_hook(hook.read), at.end.register_forward_hook(hook.add)]
 
 

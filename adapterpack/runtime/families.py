@@ -1,5 +1,5 @@
-"""What is known of timm's families: where the classifier is, which blocks take a branch beside their MLP, whose q, k
-and v are thirds of one projection, and which layers are read without being called.
+"""What is known of timm's families: where the classifier is, which blocks take a branch on their residual stream, whose
+q, k and v are thirds of one projection, and which layers are read without being called.
 
 Blocks and attentions are known by the function that runs them, so a subclass with a forward pass of its own is not
 taken for what it inherits from. Each row was read in timm, and `docs/backbones.md` is made by trying them.
@@ -42,6 +42,18 @@ _PRENORM = {
 _PRENORM_LAST = {
     "timm.models.cait.LayerScaleBlock.forward",
     "timm.models.convit.Block.forward",
+}
+# x + drop_path1(… attn(norm1(x))), which is the input of norm2
+_PRENORM_ATTENTION = {
+    "timm.models.vision_transformer.Block.forward",
+    "timm.models.beit.Block.forward",
+    "timm.models.eva.EvaBlock.forward",
+    "timm.models.gcvit.GlobalContextVitBlock.forward",
+    "timm.models.nest.TransformerLayer.forward",
+    "timm.models.pvt_v2.Block.forward",
+    "timm.models.swin_transformer.SwinTransformerBlock.forward",
+    "timm.models.twins.Block.forward",
+    "timm.models.vision_transformer_relpos.RelPosBlock.forward",
 }
 # x + drop_path(… mlp(norm(conv(x)))), channels first: the residual stream is what the block takes and gives
 _CONVOLUTIONAL = {"timm.models.convnext.ConvNeXtBlock.forward"}
@@ -138,13 +150,18 @@ def has_thirds(attention: nn.Module) -> bool:
     return _forward(attention) in _THIRDS
 
 
-def no_hook(parent: nn.Module, name: str) -> str:
-    """Why a hook on the child `name` of `parent` cannot add to what goes by, "" where it can.
+def reads_weight(parent: nn.Module, name: str) -> bool:
+    """Whether a module multiplies what it is given by the weight of its child `name` itself, without calling that.
 
-    BEiT, EVA and Swin V2 read `qkv.weight` themselves where their q and v have biases of their own.
+    BEiT, EVA and Swin V2 do so with `qkv` where their q and v have biases of their own.
     """
     own_biases = name == "qkv" and parent._parameters.get("q_bias") is not None
-    if own_biases and not getattr(parent, "qkv_bias_separate", False):
+    return own_biases and not getattr(parent, "qkv_bias_separate", False)
+
+
+def no_hook(parent: nn.Module, name: str) -> str:
+    """Why a hook on the child `name` of `parent` cannot add to what goes by, "" where it can."""
+    if reads_weight(parent, name):
         return "the model reads its weight without calling it"
     child = parent._modules.get(name)
     channels_first = isinstance(child, nn.GroupNorm) or type(child).__name__.endswith("2d")
@@ -164,6 +181,13 @@ def mlp_ends(block: nn.Module) -> tuple[nn.Module, nn.Module, bool] | None:
     if known in _PRENORM and norm is not None and end is not None:
         return norm, end, False
     return None
+
+
+def attention_ends(block: nn.Module) -> tuple[nn.Module, nn.Module, bool] | None:
+    """The same for a branch beside a block's attention."""
+    norm, end = block._modules.get("norm1"), block._modules.get("drop_path1")
+    known = _forward(block) in _PRENORM_ATTENTION
+    return (norm, end, False) if known and norm is not None and end is not None else None
 
 
 def width_of(model: nn.Module, block: nn.Module) -> int:

@@ -60,6 +60,9 @@ class Swapped:
         self.module._parameters[self.name] = before
 
 
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
 class Arena:
     """Memory for what folds overwrite, in a few large blocks: on the CPU the operating system backs those with large
     pages, where the page faults of many small copies cost as much as the fold itself."""
@@ -67,7 +70,7 @@ class Arena:
     BLOCK = 32 << 20  # bytes; pages that are never written to take no memory
 
     def __init__(self) -> None:
-        self._free = torch.empty(0, dtype=torch.uint8)
+        self._free = _NOTHING
 
     def copy(self, source: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -132,17 +132,21 @@ def load_adapter(
 def writing(model: nn.Module) -> Iterator[None]:
     """No gradients, no autocast, and inference mode exactly where the parameters were made in it."""
     first = next(model.parameters())
-    with torch.inference_mode(first.is_inference()), torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+    kind = first.device.type
+    plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    with torch.inference_mode(first.is_inference()), torch.no_grad(), plain:
         yield
 
 
 def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.device | None) -> Loaded:
     with memory_errors(), writing(model), ExitStack() as undo:
-        target = device or next(model.parameters()).device
+        like = next(model.parameters())
+        target = device or like.device
         values = values_of(steps, adapter.head, target)
-        if target != next(model.parameters()).device:
+        if target != like.device:
             model.to(target)
-        like, arena = next(model.parameters()), Arena()
+            like = next(model.parameters())
+        arena = Arena()
         for step, tensors in zip(steps, values):
             apply_step(step, tensors, like, undo, arena)
         if adapter.head is not None:

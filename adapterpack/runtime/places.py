@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from adapterpack.adapter import Site
 from adapterpack.errors import Reason, UnsupportedAdapterError
-from adapterpack.runtime.families import CLASSIFIERS, has_thirds, mlp_ends, no_hook, width_of
+from adapterpack.runtime.families import CLASSIFIERS, attention_ends, has_thirds, mlp_ends, no_hook, width_of
 
 # how many features a module takes and gives: its own, or those of the linear layer at its entrance or exit
 _ENDS = {"input": ("qkv", "fc1", "q_proj", "q", "to_q", "query"), "output": ("proj", "fc2")}
+_AROUND = {"attn": ("attention", attention_ends), "mlp": ("MLP", mlp_ends)}
 _SEPARATE = {
     "q": ("q_proj", "q", "to_q", "query"),
     "k": ("k_proj", "k", "to_k", "key"),
@@ -86,13 +87,21 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residual:
-    """Where a branch beside the MLP reads and adds: the input of `norm`, the output of `end`; channels in the last
-    dimension, or first after the batch."""
+    """Where a branch on the residual stream reads and adds.
+
+    Attributes:
+        norm: its input is the stream before the attention or the MLP.
+        end: to its output the branch is added.
+        width: features of the stream.
+        channels_first: whether they come after the batch, and not last.
+        whole: whether `end` gives the stream behind, and not only what is added to it.
+    """
 
     norm: nn.Module
     end: nn.Module
     width: int
     channels_first: bool = False
+    whole: bool = False
 
 
 def resolve(model: nn.Module, site: Site) -> Place:
@@ -149,26 +158,29 @@ def _resolve_part(site: Site, parent: nn.Module, module: nn.Module, rest: list[s
 
 
 def residual(model: nn.Module, site: Site) -> Residual:
-    """The ends of the MLP's residual connection.
+    """The ends of the residual connection around an MLP or an attention.
 
     Args:
         model: a timm `VisionTransformer`.
-        site: `blocks.N.mlp`, or another block's `mlp`.
+        site: `blocks.N.mlp` or `blocks.N.attn`, or another block's.
 
     Raises:
         UnsupportedAdapterError: `missing-site`, or `unsupported-model` for a post-norm, parallel or unknown block.
     """
     names = site.path.split(".")
-    if len(names) < 2 or names[-1] != "mlp" or site.part:
-        raise _missing(site, "a branch beside the MLP is at a block's mlp, like blocks.N.mlp")
+    around = _AROUND.get(names[-1])
+    if len(names) < 2 or around is None or site.part:
+        raise _missing(site, "a branch on the residual stream is at a block's mlp or attn, like blocks.N.mlp")
     _, block, rest = _walk(model, names[:-1])
-    if rest or block._modules.get("mlp") is None:
+    if rest or block._modules.get(names[-1]) is None:
         raise _missing(site, _reason(model, block, names, rest + names[-1:]))
-    ends = mlp_ends(block)
+    what, ends_of = around
+    ends = ends_of(block)
     if ends is None:
-        text = f"{site}: a {type(block).__name__} is not known to have a pre-norm residual connection around its MLP"
+        kind = type(block).__name__
+        text = f"{site}: a {kind} is not known to have a pre-norm residual connection around its {what}"
         raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected a pre-norm block of timm")
-    return Residual(ends[0], ends[1], width_of(model, block), ends[2])
+    return Residual(ends[0], ends[1], width_of(model, block), ends[2], whole=ends[1] is block)
 
 
 def _no_part(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:

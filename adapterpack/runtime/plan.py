@@ -44,13 +44,13 @@ class Step:
 
     @property
     def order(self) -> tuple[int, bool, str]:
-        """Replacements first; what changes the module itself, whole before part; what is added beside it; last what
-        reads its output with all of that in it."""
+        """Replacements first; what changes the module itself, whole before part; what is added beside it; what reads
+        its output with all of that in it; last what reads the residual stream behind it."""
         if self.method.replaces:
             return 0, False, ""
         if transforms(self.method):
             return 1, bool(self.branch.site.part), self.method.name
-        return 3 if self.method.tap(self.branch.params) == "output" else 2, False, ""
+        return {"output": 3, "sum": 4}.get(self.method.tap(self.branch.params), 2), False, ""
 
 
 def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
@@ -123,7 +123,7 @@ def _needs(branch: Branch, shapes: Mapping[str, Shape]) -> Checked:
 
 def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Step:
     method, needed = checked
-    if method.tap(branch.params) == "residual":
+    if method.tap(branch.params) in ("residual", "sum"):
         beside = residual(model, branch.site)
         if needed["residual"] != (beside.width,):
             raise _misfit(str(branch.site), f"it writes {needed['residual'][0]} features, the model has {beside.width}")

@@ -69,7 +69,7 @@ def _structured(at: Attachment, module: str, recipe: Recipe) -> TrainedBranch:
         return Lora(site, "lora", {"scale": 1.0}, at.bank, starts, **drops)
     starts = _pair(outward, inward if proj else outward, recipe)
     starts |= {"down_bias": (torch.zeros(recipe.dim), 32), "up_bias": (torch.zeros(outward), 32)}
-    params = {"scale": 1.0, "tap": "input" if proj else "output"}
+    params = {"nonlinearity": "gelu", "scale": 1.0, "tap": "input" if proj else "output"}
     return Bottleneck(site, "adapter", params, at.bank, starts, **drops)
 
 

@@ -12,6 +12,7 @@ from adapterpack.adapter import Branch
 from adapterpack.errors import UnsupportedAdapterError
 from adapterpack.methods import METHODS
 from adapterpack.methods._base import Entries, transforms
+from adapterpack.methods._nonlinear import NONLINEARITIES
 from adapterpack.tensors import Sparse
 from tests._vit import EXAMPLES, array
 
@@ -237,6 +238,34 @@ def test_convpass_needs_a_square_of_patches() -> None:
         with pytest.raises(UnsupportedAdapterError, match="square") as caught:
             METHODS["convpass"].branch(array(1, tokens, 4), t, {"scale": 1.0, "prefix": prefix})
         assert caught.value.reason == "unsupported-model"
+
+
+TORCHS: dict[str, Any] = {
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "leaky_relu": torch.nn.functional.leaky_relu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": torch.nn.functional.relu,
+    "silu": torch.nn.functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+@pytest.mark.parametrize("name", [*NONLINEARITIES])
+def test_nonlinearities_are_torchs(name: str) -> None:
+    x = np.concatenate([array(50, spread=3.0), np.float32([0, -0.0, 1e-5, -1e-5, 30, -30, 200, -200])])
+    x, before = x[:, None].repeat(2, axis=1), x.copy()
+    expected = TORCHS[name](torch.from_numpy(x)).numpy()
+    for found in (NONLINEARITIES[name](x), NONLINEARITIES[name](torch.from_numpy(x)).numpy()):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=3e-6, atol=5e-7)
+    assert np.array_equal(x[:, 0], before)
+
+
+@pytest.mark.parametrize("params", [{"nonlinearity": "swish", "tap": "sum"}, {"nonlinearity": "relu", "tap": "beside"}])
+def test_an_adapter_in_memory_with_an_unknown_setting(params: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no nonlinearity"):
+        METHODS["adapter"].features({"down": (2, 4), "up": (4, 2)}, {**params, "scale": 1.0})
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

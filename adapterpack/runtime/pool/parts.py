@@ -41,7 +41,8 @@ class Gain:
     Attributes:
         method, tensors, params: the branch, its scale in the tensors, in the backbone's dtype.
         rows: the columns that it writes, None for all.
-        source: for a branch beside the MLP, the station whose input it reads.
+        source: for a branch on the residual stream, the station whose input it reads.
+        whole: whether the module's output is the stream behind, and not only what is added to it.
         stacked: True where it is part of a `Stack` too.
     """
 
@@ -50,6 +51,7 @@ class Gain:
     params: Params
     rows: Rows = None
     source: Hashable = None
+    whole: bool = False
     stacked: bool = False
 
 

@@ -102,7 +102,7 @@ def _arrange(build: _Build, step: Step, tensors: dict[str, Value]) -> None:
     if isinstance(step.at, Residual):
         build.part(step.at.norm).reads = True
         source = build.twin.station(step.at.norm)
-        gain = Gain(method, _cast(tensors, build.like), params, source=source)
+        gain = Gain(method, _cast(tensors, build.like), params, source=source, whole=step.at.whole)
         build.part(step.at.end).gains.append(gain)
         return
     part = build.part(step.place.module)

@@ -22,7 +22,7 @@ from adapterpack.runtime.pool.parts import Gain, Override, Part, Product, Segmen
 class Batch:
     """What the stations must know of the batch that runs in this thread: whose rows are where.
 
-    `seen` keeps the residual stream between the two ends of an MLP.
+    `seen` keeps the residual stream between the two ends of an attention or an MLP.
     """
 
     __slots__ = ("products", "rows", "seen", "segments")
@@ -186,11 +186,18 @@ class Station:
 def _add(gain: Gain, batch: Batch, segment: Segment, x: torch.Tensor, out: torch.Tensor) -> None:
     rows = slice(segment.start, segment.stop)
     target = out[rows] if gain.rows is None else out[rows].narrow(-1, *gain.rows)
-    if gain.source is not None:
-        read = batch.seen[gain.source][rows]
-    else:
-        read = target if gain.method.tap(gain.params) == "output" else x[rows]
+    read = _read(gain, batch, rows, x, target)
     target.add_(gain.method.branch(read, gain.tensors, gain.params))
+
+
+def _read(gain: Gain, batch: Batch, rows: slice, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """What a branch reads, for its rows."""
+    tap = gain.method.tap(gain.params)
+    if gain.source is None:
+        return target if tap == "output" else x[rows]
+    if tap != "sum":
+        return batch.seen[gain.source][rows]
+    return target if gain.whole else batch.seen[gain.source][rows] + target
 
 
 def _multiply(product: Product, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -205,7 +212,7 @@ def _multiply(product: Product, x: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def _needed(batch: Batch, gaining: Sequence[tuple[Segment, Gain]], x: torch.Tensor) -> list[torch.Tensor]:
-    """What is read again later: the residual stream; beside an MLP that is what its norm read, not this module's x."""
+    """What is read again later: the residual stream; that is what a norm read, not this module's x."""
     beside = all(gain.source is not None for _, gain in gaining)
     return [*batch.seen.values()] if beside else [x, *batch.seen.values()]
 
