@@ -62,7 +62,7 @@ class PathSource:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
-        with _os_errors(self.name):
+        with os_errors(self.name):
             mode = path.stat()
         if not stat.S_ISREG(mode.st_mode):
             raise CallError(f"{self.name} is no regular file", Reason.NOT_A_FILE, hint="give the path of an .apk file")
@@ -72,7 +72,7 @@ class PathSource:
         return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        with _os_errors(self.name), open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 (unbuffered, hot)
+        with os_errors(self.name), open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 (unbuffered, hot)
             file.seek(offset)
             left = min(length, max(self._size - offset, 0))
             data = file.read(left) or b""
@@ -149,7 +149,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         CallError: `file-exists`, or `not-a-file` for a folder, pipe or device, which `force` does not replace either.
     """
     try:
-        with _os_errors(str(path)):
+        with os_errors(str(path)):
             mode, folder = path.lstat().st_mode, path.is_dir()
     except MissingFileError:
         return
@@ -159,6 +159,21 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise CallError(f"{path} is no regular file", Reason.NOT_A_FILE, hint="give a file name for the output")
     if not force:
         raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force to replace it")
+
+
+def refuse_output(path: Path, *, force: bool) -> None:
+    """As `refuse_existing`, and where the folder of `path` is not there or may not be written to: before long work.
+
+    Raises:
+        CallError: as `refuse_existing`; `io-error`.
+        MissingFileError: there is no such folder.
+    """
+    refuse_existing(path, force=force)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise MissingFileError(f"{path}: no such folder", Reason.MISSING_FILE, hint="make it first")
+    if not os.access(folder, os.W_OK):
+        raise CallError(f"{folder} may not be written to", Reason.IO, hint="check its permissions")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> None:
@@ -171,7 +186,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> N
     """
     target = Path(path)
     refuse_existing(target, force=force)
-    with _os_errors(str(target)):
+    with os_errors(str(target)):
         temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.tmp")
         try:
             with temporary.open("xb") as file:  # refuses a file or link of that name, and heeds the umask
@@ -231,7 +246,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _os_errors(name: str) -> Iterator[None]:
+def os_errors(name: str) -> Iterator[None]:
+    """What the system raises, as errors of ours that name the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -248,7 +264,7 @@ def make_folder(path: Path) -> None:
     Raises:
         CallError: `io-error`.
     """
-    with _os_errors(str(path)):
+    with os_errors(str(path)):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -258,5 +274,5 @@ def list_folder(path: Path) -> tuple[str, ...]:
     Raises:
         CallError: `io-error`.
     """
-    with _os_errors(str(path)):
+    with os_errors(str(path)):
         return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.exists() else ()

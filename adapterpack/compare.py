@@ -10,7 +10,7 @@ from typing import Any, Union
 
 from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.container.framing import MAGIC
-from adapterpack.converters import recognise
+from adapterpack.converters import read
 from adapterpack.converters import settings as given
 from adapterpack.converters._base import Hints, prefix_of
 from adapterpack.packing.bundle import open_bundle
@@ -88,7 +88,7 @@ def _read(source: Source, task: str | None, backbone: str | None, settings: Mapp
     path = Path(source)
     if "://" in os.fspath(source) or path.suffix in (".apk", ".adapterpack") or prefix_of(path).startswith(MAGIC):
         return open_bundle(source).read(task)
-    return recognise(path).read(path, _hints(backbone, settings)).adapter
+    return read(path, _hints(backbone, settings)).adapter
 
 
 def _hints(backbone: str | None, settings: Mapping[str, Any]) -> Hints:

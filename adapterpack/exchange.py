@@ -14,10 +14,12 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
 from adapterpack.container.names import TASK_NAMES, fits_task
-from adapterpack.converters import EXPORTERS, inputs_of, recognise
+from adapterpack.converters import EXPORTERS, inputs_of, read
 from adapterpack.converters import settings as given
-from adapterpack.converters._base import Hints, Imported, as_described
+from adapterpack.converters._base import Exporter, Hints, Imported, as_described
 from adapterpack.converters._lost import Lossy
+from adapterpack.converters.hf_names import NAMINGS
+from adapterpack.converters.peft import Peft
 from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.bundle import open_bundle
 from adapterpack.packing.encode import encode_task
@@ -34,6 +36,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "source": ((str, os.PathLike, Adapter), "a path or an Adapter"),
     "out": _PATH,
     "to": ((str,), "a form's name"),
+    "names": ((str,), "whose names"),
     "task": ((str, NoneType), "a name"),
     "backbone": ((*_PATH[0], NoneType), "a timm name or a path"),
     "calibrate": ((*_PATH[0], NoneType), "a folder of images"),
@@ -94,7 +97,8 @@ def pack(
     gives all but the input size, and the backbone gives that; where no recipe is known, the backbone gives all.
 
     Args:
-        source: a file or folder that a converter recognises, or an `Adapter` in memory.
+        source: a file or folder that a converter recognises, the URL of a folder (`hf://user/repository`, `s3://…`),
+            or an `Adapter` in memory.
         out: the file to write, of any name; whole or not at all.
         profile: "small" (default) or "fast".
         task: the task's name.
@@ -148,7 +152,7 @@ def pack(
 
 
 def unpack(
-    source: _files.SourceLike, out: PathLike, *, to: str, task: str | None = None, force: bool = False
+    source: _files.SourceLike, out: PathLike, *, to: str, task: str | None = None, names: str = "", force: bool = False
 ) -> Written:
     """Write one task in an outside form.
 
@@ -157,6 +161,8 @@ def unpack(
         out: the file to write (`petl-vit` writes a `.bin` and a `.yaml` beside it).
         to: a form's name: "petl-vit", "safetensors", "checkpoint", "gguf", ….
         task: which task, where the file has several.
+        names: of "peft", whose module names: "timm", "vit", "deit", "dinov2", "clip", … (`converters.hf_names`); "" for
+            those that the source had, else timm's.
         force: replace existing files; never the one that is read.
 
     Returns:
@@ -166,13 +172,27 @@ def unpack(
         CallError: no such form, or a package that it needs is missing.
         UnsupportedAdapterError: `not-expressible`: the form cannot hold this adapter.
     """
-    _check_types({"out": out, "to": to, "task": task, "force": force})
+    _check_types({"out": out, "to": to, "task": task, "names": names, "force": force})
     if to not in EXPORTERS:
         raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=f"choose one of {', '.join(EXPORTERS)}")
     _refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
-    adapter, form = open_bundle(source).read(task), EXPORTERS[to]
+    form = _form(to, names)
+    adapter = open_bundle(source).read(task)
     notes = form.lost(adapter) if isinstance(form, Lossy) else ()
     return Written(form.write(adapter, Path(out), force=force), notes)
+
+
+def _form(to: str, names: str) -> Exporter:
+    """A form, writing certain names of modules where that was asked for."""
+    form = EXPORTERS[to]
+    if not names:
+        return form
+    if not isinstance(form, Peft):
+        raise CallError(f"{to} has one kind of names", Reason.BAD_CALL, hint="--names (names=) is for peft")
+    if names not in NAMINGS:
+        hint = f"choose one of {', '.join(NAMINGS)}"
+        raise CallError(f"there are no names {names[:80]!r}", Reason.BAD_CALL, hint=hint)
+    return replace(form, names=names)
 
 
 def _check_types(arguments: Mapping[str, Any]) -> None:
@@ -196,7 +216,7 @@ def _inputs(source: PathLike | Adapter, backbone: PathLike | None, said: Mapping
     """The paths that packing may read."""
     found = [] if backbone is None else [Path(backbone)]
     found += [path.with_suffix(".json") for path in found if path.suffix == ".safetensors"]
-    if isinstance(source, Adapter):
+    if isinstance(source, Adapter) or "://" in os.fspath(source):
         return found
     mask = [Path(source).parent / said["mask"]] if "mask" in said else []
     return [*inputs_of(Path(source)), *mask, *found]
@@ -217,8 +237,7 @@ def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
     if isinstance(source, Adapter):
         given.only(hints.settings, (), "an adapter in memory")
         return Imported(as_described(source, hints))
-    path = Path(source)
-    return recognise(path).read(path, hints)
+    return read(source, hints)
 
 
 def _facts(backbone: PathLike | None) -> BackboneFacts | None:

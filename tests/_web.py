@@ -1,10 +1,11 @@
-"""Servers on this machine: files with ranges and with faults, and what the Hub's client asks of the Hub."""
+"""Servers on this machine: files with ranges and with faults, what the Hub's client asks of the Hub, and S3."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -252,3 +253,31 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", server.token)
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="the hub extra is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed")
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+    before = {name: os.environ.get(name) for name in (*keys, "AWS_ENDPOINT_URL")}
+    made = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    made.start()
+    url = "http://{}:{}".format(*made.get_host_and_port())
+    os.environ.update(keys, AWS_ENDPOINT_URL=url)
+    yield url
+    made.stop()
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    import s3fs
+
+    fs = s3fs.S3FileSystem()
+    if not fs.exists("adapters"):
+        fs.mkdir("adapters")
+    for path in fs.find("adapters"):
+        fs.rm_file(path)
+    return "s3://adapters/vtab"

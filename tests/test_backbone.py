@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapterpack.adapter import DataSettings
-from adapterpack.errors import AdapterPackError, CallError, UnsupportedAdapterError
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, UnsupportedAdapterError
 from adapterpack.runtime import backbone
 from adapterpack.runtime.backbone import create_backbone, data_settings, require_vit, unwrap
+from adapterpack.runtime.backbone_file import read_backbone_file, read_description
 from adapterpack.runtime.fingerprint import fingerprint
 from tests._vit import images, vit
 
+FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "backbone.safetensors"
 TINY = "vit_tiny_patch16_224"
 
 
@@ -190,3 +193,57 @@ def test_data_settings_of_timm() -> None:
         {"input_size": [3, 8, 8], "mean": [0, 0, 0], "interpolation": "random", "crop_mode": "squash"}
     )
     assert found == DataSettings((3, 8, 8), (0.0,) * 3, (1.0,) * 3, "bicubic", 1.0, "squash")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    path, opened = shutil.copy(FIXTURE, tmp_path / "b.safetensors"), Path.open
+    shutil.copy(FIXTURE.with_suffix(".json"), tmp_path / "b.json")
+
+    def refuses(self: Path, *words: Any, **named: Any) -> Any:
+        if self.suffix == suffix:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *words, **named)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    for read in (read_backbone_file, read_description):
+        with pytest.raises(CallError, match=rf"b\{suffix}: Permission denied") as caught:
+            read(Path(path))
+        assert caught.value.reason == "io-error"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text", "told"),
+    [
+        (b"", "{}", "b.safetensors is no readable safetensors file"),
+        (None, "{", "b.json is not JSON"),
+        (None, "[1]", "b.json holds no JSON object"),
+        (None, '{"architecture": 3}', "b.json has a field of the wrong type"),
+        (None, '{"timm_kwargs": {}, "mean": "x"}', "b.json: mean is"),
+        (None, '{"timm_kwargs": {}, "mean": [NaN, 0, 0]}', "b.json: mean is"),
+        (None, '{"timm_kwargs": {}, "std": [0, 1, 1]}', "b.json: std is"),
+        (None, '{"timm_kwargs": {}, "crop_pct": "x"}', "b.json: crop_pct is 'x'"),
+        (None, '{"timm_kwargs": {}, "crop_pct": -1}', "b.json: crop_pct is -1"),
+        (None, '{"timm_kwargs": {}, "interpolation": 5}', "b.json: interpolation is 5"),
+    ],
+)
+def test_bad_files_are_named_with_a_remedy(tmp_path: Path, tensors: bytes | None, text: str, told: str) -> None:
+    path = tmp_path / "b.safetensors"
+    path.write_bytes(FIXTURE.read_bytes() if tensors is None else tensors)
+    (tmp_path / "b.json").write_text(text)
+    for read in (read_backbone_file, read_description):
+        with pytest.raises(CorruptFileError, match=f"{tmp_path}/{told}") as caught:
+            read(path)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("change", [{"num_heads": 0}, {"act_layer": "os.system"}, {"depth": "x"}, {"bogus": 1}])
+def test_what_timm_cannot_make(tmp_path: Path, change: dict[str, Any]) -> None:
+    about = json.loads(FIXTURE.with_suffix(".json").read_text())
+    shutil.copy(FIXTURE, tmp_path / "b.safetensors")
+    (tmp_path / "b.json").write_text(json.dumps({**about, "timm_kwargs": {**about["timm_kwargs"], **change}}))
+    with pytest.raises(
+        CorruptFileError, match=f"{tmp_path}/b.safetensors: timm cannot make VisionTransformer: ."
+    ) as caught:
+        create_backbone(str(tmp_path / "b.safetensors"))
+    assert "b.json" in caught.value.hint

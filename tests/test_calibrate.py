@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from adapterpack.methods import METHODS
 from adapterpack.packing.options import Options
 from adapterpack.packing.requantize import requantize
 from adapterpack.runtime import activations as module
+from adapterpack.runtime import families
 from adapterpack.runtime.activations import collect
 from adapterpack.runtime.calibrate import calibrate
 from adapterpack.runtime.load import load_adapter
 from adapterpack.tensors import Dense, Quantized, same_tensor
 from tests._vit import EXAMPLES, WIDTH, adapter, array, branch, dense, images, same, snapshot, sparse, vit
+from tests.test_families import adapter as in_model
+from tests.test_families import beside, lora, pictures
+from tests.test_families import made as made_in
 
 KEYS = {"lora": "blocks.1.attn.qkv[v]", "adaptformer": "blocks.1.mlp"}
 
@@ -92,6 +97,8 @@ def output_error(before: Branch, after: Branch, x: torch.Tensor) -> float:
 def test_outputs_come_nearer_and_the_report_is_right(bits: int, group: int) -> None:
     model, x = vit(), images(6)
     made = original("lora", "adaptformer", "adapter", "consolidator", model=model)
+    alone = {str(row.site): row for row in made.branches}  # the report names a tensor by its site
+    made = replace(made, branches=tuple(alone.values()))
     coded, costs = requantize(made, Options(bits=bits, head_bits=bits, group=group))
     before = snapshot(model)
     found = calibrate(made, coded, model, x)
@@ -163,3 +170,59 @@ def test_sparse_branches() -> None:
     (cost,) = found.costs
     assert cost.output_after is not None and cost.output_before is not None
     assert cost.output_after < cost.output_before
+
+
+# --- other families: windows, channels first, four dimensions ---
+
+PLACES = {
+    "swin": ("layers.0.blocks.0.attn.qkv[q]", "layers.1.blocks.1.mlp.fc1"),
+    "convnext": ("stages.0.blocks.0.mlp.fc1",),
+    "eva": ("blocks.0.attn.qkv[q]",),
+    "beit": ("blocks.0.attn.qkv[v]",),
+    "deit": ("blocks.1.attn.qkv[v]",),
+    "cait": ("blocks.1.attn.qkv[v]",),
+}
+
+
+def in_family(family: str, model: nn.Module) -> Adapter:
+    block = next(name for name, _ in families.blocks_of(model))
+    rows = [lora(model, site) for site in PLACES[family]]
+    return in_model(model, [*rows, beside(model, f"{block}.mlp")])
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_what_branches_of_other_families_read(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it where there is room; else the first row of each image, and no more of any than of another."""
+    model, x = made_in(family), pictures(family)
+    before, adapter = snapshot(model), in_family(family, model)
+    whole = collect(adapter, model, x)
+    assert same(snapshot(model), before) and whole.branches.keys() == set(range(len(adapter.branches)))
+    found: list[torch.Tensor] = []
+    with load_adapter(adapter, model, fold="never"), torch.no_grad():
+        path = adapter.branches[0].site.path
+        at = model.get_submodule(path.removesuffix(".qkv") if family in ("eva", "beit") else path)  # see reads_weight
+        handle = at.register_forward_pre_hook(lambda _, args: found.append(args[0].clone()))
+        model(x)
+        handle.remove()
+    torch.testing.assert_close(whole.branches[0], found[0].reshape(-1, found[0].shape[-1]))
+    monkeypatch.setattr(module, "TOKENS", 6)
+    some, again = collect(adapter, model, x), collect(adapter, model, x)
+    for number, rows in some.branches.items():
+        every = whole.branches[number].reshape(len(x), -1, rows.shape[-1])
+        kept = rows.reshape(len(x), -1, rows.shape[-1])
+        assert torch.equal(rows, again.branches[number]) and kept.shape[1] == min(3, every.shape[1])
+        assert torch.equal(kept[:, 0], every[:, 0])
+        assert all((row == picture).all(dim=1).any() for kept_of, picture in zip(kept, every) for row in kept_of)
+
+
+@pytest.mark.parametrize("family", ["swin", "convnext", "eva", "beit"])
+def test_fitting_in_other_families(family: str) -> None:
+    model, x = made_in(family), pictures(family)
+    before, adapter = snapshot(model), in_family(family, model)
+    coded, _ = requantize(adapter, Options(bits=1))
+    found = calibrate(adapter, coded, model, x)
+    assert same(snapshot(model), before) and not found.unmeasured
+    last = {cost.tensor.rpartition(".")[0]: cost for cost in found.costs if cost.tensor.endswith("up")}
+    assert len(last) == len(adapter.branches)
+    gained = [(c.output_before or 0) - (c.output_after or 0) for c in last.values()]
+    assert min(gained) >= 0 and max(gained) > 0.01

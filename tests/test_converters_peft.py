@@ -21,6 +21,7 @@ from adapterpack import Branch, Dense, Head, Site
 from adapterpack.adapter import Adapter, Backbone, DataSettings
 from adapterpack.converters import CONVERTERS, recognise
 from adapterpack.converters._base import Hints
+from adapterpack.converters.peft import Peft
 from adapterpack.errors import AdapterPackError, CorruptFileError, UnsupportedAdapterError
 from adapterpack.exchange import pack, unpack
 from adapterpack.runtime.load import load_adapter
@@ -226,7 +227,7 @@ def test_hugging_face_adapters_leave_as_timm_ones(tmp_path: Path) -> None:
     model = trained(base, lora(target_modules=["query", "value"], modules_to_save=["classifier"]))
     adapter = PEFT.read(saved(model, tmp_path / "made"), Hints(task="pets")).adapter
     assert len(adapter.branches) == 2 * DEPTH
-    PEFT.write(adapter, tmp_path / "back", force=False)
+    Peft(names="timm").write(adapter, tmp_path / "back", force=False)
     import peft
 
     with quiet():

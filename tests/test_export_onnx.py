@@ -16,8 +16,11 @@ from adapterpack.errors import CallError, UnsupportedAdapterError
 from adapterpack.runtime import export_onnx as module
 from adapterpack.runtime.about import About
 from adapterpack.runtime.export_onnx import export_onnx
+from adapterpack.runtime.families import blocks_of
 from adapterpack.runtime.load import load_adapter
 from tests._vit import EXAMPLES, adapter, adaptformer, close, images, lora_qv, same, snapshot, vit
+from tests.test_families import adapter as in_model
+from tests.test_families import beside, lora, made, pictures
 
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("onnxscript", reason="needs adapterpack[export]")
@@ -56,6 +59,42 @@ def test_logits_are_equal_for_any_batch(case: str, tmp_path: Path) -> None:
             assert close(torch.from_numpy(logits), model(x))
             assert not close(torch.from_numpy(logits[:2, :4]), plain[:count, :4])  # the adapter is in it
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+
+
+FAMILIES = {
+    "swin": "layers.0.blocks.0.attn.qkv[q]",
+    "convnext": "stages.0.blocks.0.mlp.fc1",
+    "eva": "blocks.0.attn.qkv[q]",
+    "beit": "blocks.0.attn.qkv[v]",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(family: str, tmp_path: Path) -> None:
+    """A branch in the weights and one beside them, at every batch size."""
+    model, x = made(family), pictures(family)
+    block = next(name for name, _ in blocks_of(model))
+    task = in_model(model, [lora(model, FAMILIES[family]), beside(model, f"{block}.mlp")])
+    about = About(data=DataSettings((3, *x.shape[2:])))
+    with torch.no_grad():
+        plain = model(x)
+        with load_adapter(task, model) as loaded:
+            assert loaded.folded and loaded.attached
+            export_onnx(model, tmp_path / "x.onnx", about=about)
+            expected = model(x)
+    assert close(run(tmp_path / "x.onnx", x), expected) and close(run(tmp_path / "x.onnx", x[:1]), expected[:1])
+    assert plain.shape != expected.shape or not close(plain, expected)
+
+
+def test_what_torch_has_no_form_for_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*words: object, **named: object) -> None:
+        raise torch.onnx.OnnxExporterError("\x1b[96mFailed\x1b[0m to convert\nNext steps") from ValueError("no odd_op")
+
+    model = made("beit")
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(UnsupportedAdapterError, match="Beit: no odd_op") as caught:
+        export_onnx(model, tmp_path / "x.onnx")
+    assert caught.value.reason == "not-expressible" and list(tmp_path.iterdir()) == []
 
 
 def test_metadata_and_nothing_of_this_machine(tmp_path: Path) -> None:

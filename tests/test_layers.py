@@ -27,7 +27,8 @@ LAYERS: list[set[str]] = [
     {"adapterpack.codecs", "adapterpack.methods", "adapterpack.container"},
     {"adapterpack.adapter", "adapterpack.quantize"},
     {"adapterpack.tensors"},
-    {"adapterpack.codebooks", "adapterpack.bits", "adapterpack._files", "adapterpack._registry"},
+    {"adapterpack._scratch"},
+    {"adapterpack.codebooks", "adapterpack.bits", "adapterpack._files", "adapterpack._registry", "adapterpack._walk"},
     {"adapterpack.stores"},
     {"adapterpack.errors"},
 ]

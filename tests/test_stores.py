@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,45 +12,17 @@ from adapterpack.packing.cross import cross_coded
 from adapterpack.stores import open_folder, open_url, shown
 from adapterpack.stores._base import only_file
 from adapterpack.stores.hub import HubAddress
-from tests._web import hub, web
+from tests._web import bucket, hub, s3_server, web
 from tests.factories import lora_branches, make, pack
 
 pytest.importorskip("aiohttp", reason="the remote extra is not installed")
-__all__ = ["hub", "web"]  # fixtures
+__all__ = ["bucket", "hub", "s3_server", "web"]  # fixtures
 TASKS = ("caltech101", "cifar", "dtd", "pets", "svhn")
 
 
 @pytest.fixture(scope="module")
 def bundle() -> bytes:
     return pack(*(make("lora", name, branches=lora_branches(rank=64)) for name in TASKS))
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="the hub extra is not installed")
-    server = pytest.importorskip("moto.server", reason="moto is not installed")
-    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
-    before = {name: os.environ.get(name) for name in (*keys, "AWS_ENDPOINT_URL")}
-    made = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    made.start()
-    url = "http://{}:{}".format(*made.get_host_and_port())
-    os.environ.update(keys, AWS_ENDPOINT_URL=url)
-    yield url
-    made.stop()
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-@pytest.fixture
-def bucket(s3_server: str) -> str:
-    import s3fs
-
-    fs = s3fs.S3FileSystem()
-    if not fs.exists("adapters"):
-        fs.mkdir("adapters")
-    for path in fs.find("adapters"):
-        fs.rm_file(path)
-    return "s3://adapters/vtab"
 
 
 def refused(url: str) -> AdapterPackError:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from adapterpack._files import PathSource
 from adapterpack._registry import Registry
-from adapterpack.converters import adapterhub, peft
-from adapterpack.converters._base import Converter, Exporter, prefix_of
+from adapterpack.converters import _labels, adapterhub, peft
+from adapterpack.converters._base import Converter, Exporter, Hints, Imported, prefix_of
+from adapterpack.converters._fetch import fetched
+from adapterpack.converters._signs import with_signs
 from adapterpack.converters.adapterhub import AdapterHub
 from adapterpack.converters.checkpoint import Checkpoint
 from adapterpack.converters.gguf import Gguf
@@ -16,11 +21,14 @@ from adapterpack.converters.peft import Peft
 from adapterpack.converters.petl_settings import yaml_places
 from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.converters.safetensors import Safetensors
-from adapterpack.errors import Reason, UnsupportedAdapterError, printable
+from adapterpack.errors import MissingFileError, Reason, UnsupportedAdapterError, printable
 
 CONVERTERS: Registry[Converter] = Registry("converter", (PetlVit(), Checkpoint(), Safetensors(), Peft(), AdapterHub()))
 # what `unpack` writes: every converter's form, and those that are written only
 EXPORTERS: Registry[Exporter] = Registry("form", (*CONVERTERS.values(), Gguf()))
+
+# forms that hold what was in codes as float32
+_FLOATS_ONLY = ("safetensors", "peft", "adapterhub")
 
 # first bytes of files that people hand in by mistake
 _SEEN = (
@@ -43,7 +51,7 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
         UnsupportedAdapterError: `unknown-source`, listing the known forms; `ambiguous-source`.
     """
     if not source.is_dir():
-        PathSource(source)
+        _require_there(source)
     found = [converter for converter in converters.values() if converter.recognise(source)]
     if len(found) == 1:
         return found[0]
@@ -58,13 +66,49 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
     )
 
 
+def read(source: str | os.PathLike[str], hints: Hints) -> Imported:
+    """The adapter in a source of any known form: a path, or the URL of a trainer's folder.
+
+    Raises:
+        AdapterPackError: as `recognise`, `Converter.read` and `_fetch.fetched`.
+    """
+    if not isinstance(source, str) or "://" not in source:
+        return _read(Path(source), hints)
+    with fetched(source) as (folder, note):
+        found = _read(folder, hints)
+    return replace(found, notes=(note, *found.notes))
+
+
+def _read(path: Path, hints: Hints) -> Imported:
+    form = recognise(path)
+    found = _labels.with_labels(form.read(path, hints), path)
+    return with_signs(found) if form.name in _FLOATS_ONLY else found
+
+
 def inputs_of(source: Path) -> list[Path]:
     """The paths at which a source's files may be: itself, and what belongs in or beside it."""
     if not source.name:  # the current folder, or the root
         return [source]
-    inside = [source / name for name in (*peft.FILES, *adapterhub.FILES)] if source.is_dir() else []
+    inside = [source / name for name in (*peft.FILES, *adapterhub.FILES, _labels.FILE)] if source.is_dir() else []
     beside = [*yaml_places(source), source.with_suffix(".json"), *source.parent.glob("param_req_*.pth")]
     return [source, *inside, *beside]
+
+
+def _require_there(source: Path) -> None:
+    """Refuse what is no file; a name that could be the Hub's is never looked up there by itself.
+
+    Raises:
+        MissingFileError, CallError: as `PathSource`.
+    """
+    try:
+        PathSource(source)
+    except MissingFileError as error:
+        name, hint = source.as_posix(), error.hint
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+            hint = f"check the path, or write hf://{name} for a repository of the Hub"
+        elif re.match(r"\w\w+:/[^/]", name):
+            hint = "give a URL as text, a path loses one of its slashes"
+        raise MissingFileError(error.message, Reason.MISSING_FILE, error.where, hint) from error
 
 
 def seen(source: Path) -> str:

@@ -6,7 +6,7 @@ Knows file names and which reader each takes; nothing of any library's settings 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,18 @@ def tensor_file(folder: Path, names: tuple[str, str]) -> Path:
         UnsupportedAdapterError: `ambiguous-source` for both.
         MissingFileError: `missing-file` for neither.
     """
-    found = [folder / name for name in names if (folder / name).is_file()]
+    return folder / one_of(names, [name for name in names if (folder / name).is_file()], folder.name)
+
+
+def one_of(names: tuple[str, str], there: Collection[str], where: str) -> str:
+    """Which of a library's two tensor files is there, see `tensor_file`."""
+    found = [name for name in names if name in there]
     if len(found) > 1:
-        message = f"{folder.name} has {names[0]} and {names[1]}"
+        message = f"{where} has {names[0]} and {names[1]}"
         raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint="delete the one that is not meant")
     if not found:
         hint = f"expected {names[0]} or {names[1]} beside the settings"
-        raise MissingFileError(f"{folder} has no tensors", Reason.MISSING_FILE, hint=hint)
+        raise MissingFileError(f"{where} has no tensors", Reason.MISSING_FILE, hint=hint)
     return found[0]
 
 

@@ -49,6 +49,7 @@ def _parts(layer: str, names: Mapping[str, str]) -> Pairs:
 
 _NESTED = (*(f"attention.attention.{part}" for part in ("query", "key", "value")), "attention.output.dense")
 _PATCHES = ("embeddings.patch_embeddings.projection", "patch_embed.proj")
+_DINOV2 = ("dinov2.", "dinov2_with_registers.", "")
 _LAYER, _LAYER5, _LAYERS = "encoder.layer.{i}", "layers.{i}", "encoder.layers.{i}"
 _NORM, _NORMS = ("layernorm", "norm"), {"norm1": "norm1", "norm2": "norm2"}
 
@@ -86,12 +87,16 @@ FAMILIES = (
     Family(
         "Hugging Face DINOv2",
         ("Dinov2",),
-        ("dinov2.", "dinov2_with_registers.", ""),
-        (
-            *_attention(_LAYER, _NESTED),
-            *_parts(_LAYER, {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}),
-            *_parts(_LAYER, {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}),
-        ),
+        _DINOV2,
+        (*_attention(_LAYER, _NESTED), *_parts(_LAYER, {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"})),
+        (*_parts(_LAYER, _NORMS), _NORM, _PATCHES),
+        (),
+    ),
+    Family(
+        "Hugging Face DINOv2 (giant)",
+        ("Dinov2",),
+        _DINOV2,
+        (*_attention(_LAYER, _NESTED), *_parts(_LAYER, {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"})),
         (*_parts(_LAYER, _NORMS), _NORM, _PATCHES),
         (),
     ),

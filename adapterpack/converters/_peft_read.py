@@ -5,7 +5,6 @@ Arrays in, nouns out. The names' meaning is in `hf_names`, the settings' in `pef
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,18 +68,9 @@ def _check_targets(found: Sorted, config: PeftConfig, names: Names, sites: Mappi
             raise unexplained(ROOT + module, "target_modules, exclude_modules or layers_to_transform leave it out")
     present = {sites[module] for module in found.adapted}
     for module, site in names.linears(depth):
-        if config.targets(module) and site not in present and not _alternative(module, names, found):
+        if config.targets(module) and site not in present:
             wanted = " and no ".join(CALLED[part] for part in WANTED[config.type])
             raise missing(f"{wanted} of {module}", "target_modules names it")
-
-
-def _alternative(module: str, names: Names, found: Sorted) -> bool:
-    """Whether other modules of this folder stand where this one would: some families name their MLP in two ways."""
-    number = re.sub(r"\.\d+\.", ".{i}.", module.removeprefix(names.prefix), count=1)
-    site = dict(names.family.linears).get(number)
-    others = [other for other, at in names.family.linears if at == site and other != number]
-    used = {re.sub(r"\.\d+\.", ".{i}.", other.removeprefix(names.prefix), count=1) for other in found.adapted}
-    return bool(used & set(others))
 
 
 def _require_whole(module: str, parts: Roles, config: PeftConfig) -> None:

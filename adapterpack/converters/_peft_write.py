@@ -1,4 +1,4 @@
-"""An adapter as PEFT's settings and tensors for a timm model; what its layers get is in `_peft_layers`.
+"""An adapter as PEFT's settings and tensors; what its layers get is in `_peft_layers`, their names in `_peft_names`.
 
 Nouns in, arrays and settings out; no file is touched here.
 """
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from adapterpack.adapter import Adapter, Branch
+from adapterpack.adapter import Adapter, Branch, Head
 from adapterpack.converters._lost import left_out
 from adapterpack.converters._peft_layers import Layer, layers_of
+from adapterpack.converters._peft_names import PROJECTION, Naming, has_fused
 from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.tensors import F32, Dense, Tensor
 
@@ -76,8 +77,13 @@ def _small(branch: Branch) -> bool:
     return vectors and branch.tensors.keys() in ({"bias"}, {"weight", "bias"})
 
 
-def tensors_of(adapter: Adapter) -> dict[str, F32]:
-    """Every tensor by PEFT's name, for a `prepared` adapter; a head without a bias gets one of zeros.
+def tensors_of(adapter: Adapter, head: str) -> dict[str, F32]:
+    """Every tensor by PEFT's name, for a `prepared` adapter; a head without a bias gets one of zeros, where the module
+    has one.
+
+    Args:
+        adapter: its sites are the modules' names.
+        head: the classifier's module.
 
     Raises:
         UnsupportedAdapterError: `not-expressible`.
@@ -85,14 +91,21 @@ def tensors_of(adapter: Adapter) -> dict[str, F32]:
     layers = layers_of(adapter)
     found = {f"{_ROOT}.{module}.{end}": v for module, layer in layers.items() for end, v in layer.tensors.items()}
     found |= plain_of(adapter, layers)[0]
-    if adapter.head is not None:
-        bias = adapter.head.bias
-        found[f"{_ROOT}.head.weight"] = adapter.head.weight.dense()
-        found[f"{_ROOT}.head.bias"] = np.zeros(adapter.head.classes, np.float32) if bias is None else bias.dense()
-    return found
+    return found if adapter.head is None else {**found, **_head_tensors(adapter.head, head)}
 
 
-def settings_of(adapter: Adapter) -> dict[str, Any]:
+def _head_tensors(head: Head, module: str) -> dict[str, F32]:
+    weight = {f"{_ROOT}.{module}.weight": head.weight.dense()}
+    if module == PROJECTION:
+        if head.bias is not None:
+            text = f"a head with a bias as {PROJECTION}"
+            raise UnsupportedAdapterError(text, Reason.NOT_EXPRESSIBLE, hint="CLIP's projection has none")
+        return weight
+    bias = np.zeros(head.classes, np.float32) if head.bias is None else head.bias.dense()
+    return {**weight, f"{_ROOT}.{module}.bias": bias}
+
+
+def settings_of(adapter: Adapter, naming: Naming) -> dict[str, Any]:
     """`adapter_config.json` for a `prepared` adapter.
 
     Raises:
@@ -100,9 +113,10 @@ def settings_of(adapter: Adapter) -> dict[str, Any]:
     """
     layers = layers_of(adapter)
     _, saved, biases = plain_of(adapter, layers)
-    head = ["head"] if adapter.head is not None else []
+    head = [naming.head] if adapter.head is not None else []
+    name = adapter.backbone.name
     common = {
-        "base_model_name_or_path": hub_name(adapter.backbone.name),
+        "base_model_name_or_path": hub_name(name) if naming.is_timm or "/" in name else None,
         "inference_mode": True,
         "modules_to_save": sorted([*head, *saved]) or None,
         "target_modules": sorted(layers),
@@ -145,14 +159,19 @@ def _whole(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def losses(adapter: Adapter) -> tuple[str, ...]:
+def losses(adapter: Adapter, naming: Naming) -> tuple[str, ...]:
     """What PEFT's form does not hold as it was, in sentences."""
     notes = list(left_out(adapter, ("head", "labels", "data", "fingerprint", "metadata")))
-    if any(branch.site.part for branch in adapter.branches):
+    if naming.is_timm and any(branch.site.part for branch in adapter.branches):
         notes.append("branches on query, key and value rows share one pair of matrices a layer, padded with zeros")
-    if adapter.head is not None and adapter.head.bias is None:
-        notes.append("the head has a bias of zeros, which timm's needs")
-    parts = {"class names": adapter.labels, "preprocessing": adapter.data, "metadata": adapter.metadata or None}
+    if not naming.is_timm:
+        notes.append(f"the names are those of {naming.names.family.name}: its model must have the backbone's weights")
+        if has_fused(adapter):
+            notes.append("a branch on all of query, key and value is three, one on each")
+    if adapter.head is not None and adapter.head.bias is None and naming.head != PROJECTION:
+        notes.append("the head has a bias of zeros, which the model's needs")
+    free = set(adapter.metadata) - {"source"} or None
+    parts = {"class names": adapter.labels, "preprocessing": adapter.data, "metadata": free}
     told = [name for name, value in parts.items() if value is not None]
     if adapter.backbone.fingerprint is not None:
         told.append("the backbone's fingerprint")

@@ -43,11 +43,29 @@ class Names:
                 return site.format(**match.groupdict())
         return None
 
+    def module(self, site: str) -> str | None:
+        """The inverse of `site`; None for a site that the family has no single module for."""
+        return module_of(self.family, self.prefix, site)
+
     def linears(self, depth: int) -> Iterator[tuple[str, str]]:
         """(module, site) of every linear layer of so many blocks."""
         for i in range(depth):
             for module, site in self.family.linears:
                 yield self.prefix + module.format(i=i), site.format(i=i)
+
+
+def _namings() -> dict[str, tuple[Names, ...]]:
+    timm, vit, vit5, dinov2, giant, clip = FAMILIES
+    rows = {
+        "timm": (timm, ("",)), "vit": (vit, ("vit.", "")), "deit": (vit, ("deit.", "")),
+        "vit5": (vit5, ("vit.", "")), "deit5": (vit5, ("deit.", "")), "dinov2": (dinov2, dinov2.prefixes),
+        "dinov2-giant": (giant, giant.prefixes), "clip": (clip, clip.prefixes),
+    }  # fmt: skip
+    return {word: tuple(Names(family, prefix) for prefix in prefixes) for word, (family, prefixes) in rows.items()}
+
+
+# The names that can be asked for: those of a model with a classifier first, of a bare one last.
+NAMINGS = _namings()
 
 
 def names_of(modules: Iterable[str], said: str = "") -> Names:

@@ -1,7 +1,7 @@
 """PEFT folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`), of LoRA, DoRA, VeRA and IA³.
 
-Read for Hugging Face's ViT, DeiT, DINOv2 and CLIP vision models and for timm's; written for timm's, so that
-`PeftModel.from_pretrained(timm_model, folder)` gives the same logits. Source: peft 0.21.
+Read and written for Hugging Face's ViT, DeiT, DINOv2 and CLIP vision models and for timm's, so that
+`PeftModel.from_pretrained(model, folder)` gives the same logits. Source: peft 0.21.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ from adapterpack.converters._check import check_adapter
 from adapterpack.converters._described import Arrays, Row, changed, note_for, require_same, rows_in
 from adapterpack.converters._flat import unflatten
 from adapterpack.converters._peft_layers import part_of
+from adapterpack.converters._peft_names import (
+    FORMAT,
+    PROJECTION,
+    TIMMS,
+    Naming,
+    chosen,
+    divided,
+    naming_of,
+    placed,
+    read_naming,
+)
 from adapterpack.converters._peft_read import read_sorted
 from adapterpack.converters._peft_sort import sort_tensors
 from adapterpack.converters._safetensors_file import tensor_bytes
@@ -27,6 +38,7 @@ from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Dense
 
 FORM = "peft/1"
+_NAMES = "names"  # in the note
 SETTINGS = "adapter_config.json"
 TENSORS = ("adapter_model.safetensors", "adapter_model.bin")
 FILES = (SETTINGS, *TENSORS)
@@ -37,9 +49,14 @@ _TELLING = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "us
 
 @dataclass(frozen=True, slots=True)
 class Peft:
-    """A folder that PEFT's `save_pretrained` wrote."""
+    """A folder that PEFT's `save_pretrained` wrote.
+
+    Attributes:
+        names: whose module names are written, see `hf_names.NAMINGS`; "" for the source's, else timm's.
+    """
 
     name: str = "peft"
+    names: str = ""
 
     def recognise(self, source: Path) -> bool:
         return _folder.looks_like(source, SETTINGS, "peft_type")
@@ -58,10 +75,14 @@ class Peft:
         tensors, note = _folder.read_tensors(_folder.tensor_file(source, TENSORS))
         if note is not None:
             return Imported(finish(_described(note, tensors, config), said))
-        found = read_sorted(sort_tensors(tensors, config), config, hints.backbone)
+        listed = sort_tensors(tensors, config)
+        found = read_sorted(listed, config, hints.backbone)
+        naming = read_naming(found.names, listed.plain)
         backbone, local = config.backbone
         kind = "dora" if config.dora else {"LORA": "lora", "VERA": "vera", "IA3": "ia3"}[config.type]
-        adapter = Adapter(name, kind, found.branches, found.head, data=hints.data, backbone=Backbone(backbone))
+        metadata = {} if naming.is_timm else {"source": {"format": FORMAT, **naming.described()}}
+        where = Backbone(backbone)
+        adapter = Adapter(name, kind, found.branches, found.head, None, hints.data, metadata, where)
         if not adapter.branches:
             raise UnsupportedAdapterError("the folder holds no adapter", Reason.BAD_SOURCE, name)
         notes = (*found.notes, *(["left out the backbone's local path"] if local else []))
@@ -69,29 +90,43 @@ class Peft:
 
     def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `out` is the folder."""
-        ready = _peft_write.prepared(adapter)
-        settings, tensors = _peft_write.settings_of(ready), _peft_write.tensors_of(ready)
+        naming = chosen(adapter, self.names)
+        apart = divided(adapter, naming)
+        ready = _peft_write.prepared(placed(apart, naming))
+        settings, tensors = _peft_write.settings_of(ready, naming), _peft_write.tensors_of(ready, naming.head)
         checked(settings, out.name)
         files = {
             SETTINGS: _folder.settings_bytes(settings),
-            TENSORS[0]: tensor_bytes(tensors, note_for(ready, FORM)),
-            "README.md": _card(adapter, settings).encode(),
+            TENSORS[0]: tensor_bytes(tensors, _note(ready, apart, naming)),
+            "README.md": _card(adapter, settings, naming).encode(),
         }
         return _folder.write_folder(out, files, force=force)
 
     def lost(self, adapter: Adapter) -> tuple[str, ...]:
         """See `Lossy.lost`."""
-        return _peft_write.losses(adapter)
+        return _peft_write.losses(adapter, chosen(adapter, self.names))
+
+
+def _note(ready: Adapter, apart: Adapter, naming: Naming) -> dict[str, Any]:
+    """The note on an adapter: at its own sites, and whose names the tensors have where they are not timm's."""
+    sites = (replace(branch, site=own.site) for branch, own in zip(ready.branches, apart.branches))
+    note = note_for(replace(ready, branches=tuple(sites)), FORM)
+    return note if naming.is_timm else {**note, _NAMES: naming.described()}
 
 
 def _described(note: Any, tensors: Mapping[str, Dense], config: PeftConfig) -> Adapter:
     """The adapter that this package wrote into the folder, when the folder still holds it."""
+    naming = TIMMS
+    if isinstance(note, dict) and _NAMES in note:
+        naming = naming_of(note[_NAMES], "note")
+        note = {key: value for key, value in note.items() if key != _NAMES}
     task, rows = rows_in(note, FORM)
-    adapter = unflatten(task, _arrays(rows, task, tensors))
     try:
-        ready = _peft_write.prepared(adapter)
-        require_same(tensors, _peft_write.tensors_of(ready), config.name)
-        settings = _peft_write.settings_of(ready)
+        there = [replace(row, site=naming.place(row.site)) for row in rows]
+        adapter = unflatten(task, _arrays(there, task, tensors, naming.head))
+        ready = _peft_write.prepared(placed(adapter, naming))
+        require_same(tensors, _peft_write.tensors_of(ready, naming.head), config.name)
+        settings = _peft_write.settings_of(ready, naming)
     except UnsupportedAdapterError as error:
         raise changed("the description", config.name) from error
     odd = [key for key in _TELLING if settings.get(key) != config.values.get(key)]
@@ -100,7 +135,7 @@ def _described(note: Any, tensors: Mapping[str, Dense], config: PeftConfig) -> A
     return adapter
 
 
-def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dense]) -> Arrays:
+def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dense], module: str) -> Arrays:
     """PEFT's tensors as the note's branches name theirs."""
     found: Arrays = {}
     starts: dict[str, int] = {}
@@ -111,7 +146,7 @@ def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dens
             found[f"{row.stem}.{role}"] = _array(row, role, start, tensors)
     head = task.get("head")
     for role in head if isinstance(head, dict) else ():
-        found[f"head.{role}"] = _folder.named(f"base_model.model.head.{role}", tensors)
+        found[f"head.{role}"] = _folder.named(f"base_model.model.{module}.{role}", tensors)
     return found
 
 
@@ -133,16 +168,28 @@ def _array(row: Row, role: str, start: int, tensors: Mapping[str, Dense]) -> Any
     return values.reshape(-1)[part_of(values.reshape(-1), row.site.part, 0, 0)[0]]
 
 
-def _card(adapter: Adapter, settings: Mapping[str, Any]) -> str:
+def _card(adapter: Adapter, settings: Mapping[str, Any], naming: Naming) -> str:
     """The folder's README: how it is loaded, and what it does not keep."""
     lines = ["---", "library_name: peft"]
     if settings["base_model_name_or_path"]:
         lines.append(f"base_model: {settings['base_model_name_or_path']}")
-    lines += ["---", "", "An adapter for a timm vision transformer, written by adapterpack.", ""]
-    classes = f"num_classes={adapter.head.classes}" if adapter.head is not None else ""
-    lines += ["```python", f"model = timm.create_model(name, pretrained=True{', ' * bool(classes)}{classes})"]
-    lines += ["model = peft.PeftModel.from_pretrained(model, folder)", "```", ""]
-    lost = _peft_write.losses(adapter)
+    of = "a timm vision transformer" if naming.is_timm else f"the modules of {naming.names.family.name}"
+    lines += ["---", "", f"An adapter for {of}, written by adapterpack.", ""]
+    lines += ["```python", _made(adapter, naming), "model = peft.PeftModel.from_pretrained(model, folder)", "```", ""]
+    lost = _peft_write.losses(adapter, naming)
     if lost:
         lines += ["Unlike in the file that it comes from:", "", *(f"- {text}" for text in lost)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _made(adapter: Adapter, naming: Naming) -> str:
+    """The line that makes the model."""
+    classes = adapter.head.classes if adapter.head is not None and naming.head != PROJECTION else 0
+    if naming.is_timm:
+        return f"model = timm.create_model(name, pretrained=True{f', num_classes={classes}' if classes else ''})"
+    if naming.head == PROJECTION:
+        return "model = transformers.CLIPVisionModelWithProjection.from_pretrained(name)"
+    inside = naming.names.prefix != "" and naming.word != "clip"  # the names are those within a model with a classifier
+    kind = "AutoModelForImageClassification" if classes or inside else "AutoModel"
+    count = f", num_labels={classes}" if classes else ""
+    return f"model = transformers.{kind}.from_pretrained(name{count})"

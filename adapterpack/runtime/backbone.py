@@ -34,6 +34,17 @@ _OLD_NAMES = {
     "vit_huge_patch14_224_in21k": "vit_huge_patch14_224.orig_in21k",
 }
 _PROBE_SECONDS = 5.0
+# in these ways timm and torch refuse the arguments of a model
+_CANNOT = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AssertionError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+)
 
 
 class Created(NamedTuple):
@@ -211,9 +222,10 @@ def require_fit(found: BackboneFile) -> nn.Module:
         model = _empty(make)
     except CallError as error:
         raise CorruptFileError(f"{found.path}: {error.message}", Reason.UNKNOWN_SOURCE, hint=error.hint) from error
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # timm checks its arguments in these ways
-        what = found.architecture or "VisionTransformer"
-        raise CorruptFileError(f"{found.path}: timm cannot make {what}: {error}", Reason.BAD_FIELD) from error
+    except _CANNOT as error:
+        text = f"{found.path}: timm cannot make {found.architecture or 'VisionTransformer'}: {error}"
+        hint = f"correct timm_kwargs or architecture in {found.path.with_suffix('.json').name}"
+        raise CorruptFileError(text, Reason.BAD_FIELD, hint=hint) from error
     require_supported(model)
     _require_shapes(model, found)
     return model

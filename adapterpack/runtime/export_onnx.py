@@ -6,7 +6,9 @@ of ONNX, which is needed for this alone.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.about import About, about_model
 from adapterpack.runtime.attach import attached_sites
-from adapterpack.runtime.backbone import require_vit, unwrap
+from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.evaluating import evaluating
+from adapterpack.runtime.families import require_supported
 
 OPSET = 18
 LARGEST = (1 << 31) - (1 << 20)  # bytes: protobuf holds less than 2 GiB; the graph itself takes the rest
@@ -37,7 +41,7 @@ def export_onnx(
     The metadata has the description's texts under `adapterpack.task`, `adapterpack.labels`, ….
 
     Args:
-        model: a timm `VisionTransformer`; folded and attached branches are exported as they are.
+        model: a timm model of a family that takes adapters; folded and attached branches are exported as they are.
         path: of the `.onnx` file; whole or not at all.
         about: description, see `About`.
         force: replace a file that is there.
@@ -46,11 +50,12 @@ def export_onnx(
         What was lost.
 
     Raises:
-        UnsupportedAdapterError: `unsupported-model`; `not-expressible` for a model of 2 GiB or more.
+        UnsupportedAdapterError: `unsupported-model`; `not-expressible` for a model of 2 GiB or more, or with an
+            operation that torch's exporter has no ONNX form for.
         CallError: `file-exists`, `io-error`; `missing-extra` without onnx and onnxscript.
     """
     inner = unwrap(model)
-    require_vit(inner)
+    require_supported(inner)
     require_packages()
     refuse_existing(Path(path), force=force)
     size = sum(value.numel() * value.element_size() for value in inner.state_dict().values())
@@ -80,18 +85,8 @@ def _serialised(model: nn.Module, about: About) -> bytes:
     like = next(model.parameters())
     # two images: a batch of one would be taken for a constant
     images = torch.zeros(2, *_input_size(model, about), device=like.device, dtype=like.dtype)
-    with _evaluating(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of its own imports
-        program = torch.onnx.export(
-            model,
-            (images,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            verbose=False,
-        )
+    with evaluating(model), _quiet():
+        program = _program(model, images)
     if program is None:
         raise RuntimeError("torch gave no ONNX program; please report this")
     proto = program.model_proto
@@ -102,22 +97,49 @@ def _serialised(model: nn.Module, about: About) -> bytes:
     return data
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own words: warnings of its imports, and what its optimizer leaves alone."""
+    logger = logging.getLogger("onnxscript.optimizer")
+    before = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _program(model: nn.Module, images: torch.Tensor) -> Any:
+    try:
+        return torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        text = f"torch gives no ONNX for a {type(model).__name__}: {_first_line(error.__cause__ or error)}"
+        hint = "another release of torch may; or export to .safetensors"
+        raise UnsupportedAdapterError(text, Reason.NOT_EXPRESSIBLE, hint=hint) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def _input_size(model: nn.Module, about: About) -> tuple[int, int, int]:
     """What the model takes; where it takes any size, what the preprocessing gives."""
     said = about.data or DataSettings()
     height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or said.input_size[1:]
-    return int(getattr(model, "in_chans", said.input_size[0])), int(height), int(width)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        model.train(training)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return said.input_size[0] if first is None else first.in_channels, int(height), int(width)
 
 
 def _forget_the_machine(proto: Any) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CorruptFileError, MissingFileError, Reason, UnsupportedAdapterError
+from adapterpack.runtime.evaluating import evaluating
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -162,12 +163,8 @@ def top_classes(
     """
     require_size(model, image)
     like = next(model.parameters())
-    training = model.training
-    try:
-        with torch.inference_mode():
-            logits = model.eval()(image[None].to(like.device, like.dtype))
-    finally:
-        model.train(training)
+    with evaluating(model), torch.inference_mode():
+        logits = model(image[None].to(like.device, like.dtype))
     if logits.ndim != 2:
         raise UnsupportedAdapterError(f"the model gives {list(logits.shape)}, no logits", Reason.SITE_SHAPE, "head")
     probabilities = logits[0].float().softmax(dim=0).cpu()

@@ -15,7 +15,7 @@ from torch import nn
 from adapterpack import _files
 from adapterpack.adapter import DataSettings
 from adapterpack.container.index import TaskEntry
-from adapterpack.errors import CallError, MissingFileError, Reason, UnsupportedAdapterError
+from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
 from adapterpack.methods import METHODS
 from adapterpack.packing.bundle import Bundle
 from adapterpack.runtime import backbone, deploy, export, export_onnx, images
@@ -114,9 +114,7 @@ def _check_export(trial: Trial, path: Path) -> None:
     for file in (path,) if path.suffix == ".onnx" else export.files_of(path):
         if file.resolve() in (Path(trial.backbone).resolve(), Path(trial.backbone).with_suffix(".json").resolve()):
             raise CallError(f"{file} is the backbone's", Reason.BAD_CALL, hint="give the export another name")
-        _files.refuse_existing(file, force=trial.force)
-    if not path.absolute().parent.is_dir():
-        raise MissingFileError(f"{path}: no such folder", Reason.MISSING_FILE, hint="make it first")
+        _files.refuse_output(file, force=trial.force)
     if path.suffix == ".onnx":
         export_onnx.require_packages()
 

@@ -10,7 +10,7 @@ from typing import Union
 from adapterpack.stores._base import SUFFIXES as SUFFIXES
 from adapterpack.stores._base import Store as Store
 from adapterpack.stores._base import shown as shown
-from adapterpack.stores.hub import HubRepository, HubSource, is_hub
+from adapterpack.stores.hub import HubAddress, HubRepository, HubSource, is_hub
 from adapterpack.stores.urls import UrlFolder, UrlSource
 
 
@@ -36,3 +36,20 @@ def open_folder(url: str, create: str = "") -> Store:
         CallError: `missing-extra`, `io-error`.
     """
     return HubRepository(url, create) if is_hub(url) else UrlFolder(url)
+
+
+def read_folder(url: str) -> Union[HubRepository, UrlFolder]:
+    """The folder at a URL, to list (`names`) and read from (`source`); on the Hub all of it is of one commit.
+
+    Raises:
+        MissingFileError: `missing-file`, no such repository.
+        CallError: `missing-extra`, `io-error`.
+    """
+    return HubRepository(url, None) if is_hub(url) else UrlFolder(url)
+
+
+def called(url: str) -> str:
+    """What the folder at a URL is called: the last part of its path, or of the repository's name."""
+    if is_hub(url):
+        return HubAddress.parse(url).called
+    return url.partition("?")[0].rstrip("/").rpartition("/")[2]

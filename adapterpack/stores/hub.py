@@ -63,6 +63,11 @@ class HubAddress:
         """The path of a file in this folder."""
         return f"{self.path}/{name}" if self.path else name
 
+    @property
+    def called(self) -> str:
+        """The name of the folder, or of the repository."""
+        return (self.path or self.repository).rpartition("/")[2]
+
     def at(self, revision: str, path: str) -> str:
         """The address of another path at a revision."""
         kind = "" if self.kind == "model" else f"{self.kind}s/"
@@ -73,16 +78,20 @@ class HubAddress:
 class HubSource:
     """A file on the Hub.
 
+    Args:
+        url: its address; or that of a folder with one `.apk` in it, unless `exact`.
+        exact: whether the address is the file's own, whatever its suffix is.
+
     Attributes:
         name: its address.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, exact: bool = False) -> None:
         at = HubAddress.parse(url)
         self.name, self._url = url, url
         hub = _hub(url)
         with remote_errors(url):
-            if not at.path.lower().endswith((*SUFFIXES, ".md")):
+            if not exact and not at.path.lower().endswith(SUFFIXES):
                 names = _listed(hub, at, at.revision or "main")
                 at = HubAddress(at.repository, at.kind, at.revision, at.within(only_file(names, url)))
             address = {"repo_id": at.repository, "filename": at.path, "repo_type": at.kind}
@@ -118,13 +127,17 @@ class HubSource:
 
 
 class HubRepository:
-    """A repository, or a folder in one, to write into.
+    """A repository, or a folder in one: what it holds at one commit, and commits on top of that.
+
+    Args:
+        url: its address.
+        create: "private" or "public" makes a repository that is not there; "" refuses, None is for reading only.
 
     Attributes:
         name: its address.
     """
 
-    def __init__(self, url: str, create: str = "") -> None:
+    def __init__(self, url: str, create: str | None = "") -> None:
         self.name, self._at, hub = url.rstrip("/"), HubAddress.parse(url.rstrip("/")), _hub(url)
         self._hub, self._api = hub, hub.HfApi(endpoint=hub.constants.ENDPOINT)
         self._revision = self._at.revision or "main"
@@ -136,7 +149,8 @@ class HubRepository:
                 self._commit = self._api.repo_info(**about, revision=self._revision).sha
             except hub.utils.RepositoryNotFoundError as error:
                 text = f"{url}: no such repository, or no access to it"
-                hint = "check the name, log in with `hf auth login`, or make it with --create private"
+                hint = "check the name, or log in with `hf auth login`"
+                hint += "" if create is None else "; --create private makes it"
                 raise MissingFileError(text, Reason.MISSING_FILE, hint=hint) from error
 
     def names(self) -> tuple[str, ...]:
@@ -147,8 +161,12 @@ class HubRepository:
                 return ()
 
     def read(self, name: str) -> bytes:
-        source = HubSource(self._at.at(self._commit, self._at.within(name)))
+        source = self.source(name)
         return source.read_at(0, source.size())
+
+    def source(self, name: str) -> HubSource:
+        """Random access to a file, as it is at the commit that was found first."""
+        return HubSource(self._at.at(self._commit, self._at.within(name)), exact=True)
 
     def url(self, name: str) -> str:
         return self._at.at(self._at.revision, self._at.within(name))

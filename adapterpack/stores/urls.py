@@ -81,6 +81,10 @@ class UrlFolder:
         with remote_errors(self.url(name)):
             return bytes(self._fs.cat_file(self._at(name)))
 
+    def source(self, name: str) -> UrlSource:
+        """Random access to a file."""
+        return UrlSource(self.url(name))
+
     def url(self, name: str) -> str:
         return f"{self._url}/{name}"
 
@@ -115,7 +119,19 @@ def list_url(url: str) -> dict[str, Mapping[str, Any]]:
     fs, path = _opened(url)
     with remote_errors(url):
         found = fs.find(path, detail=True)
-    return {name.removeprefix(path).lstrip("/"): {**found[name], "url": fs.unstrip_protocol(name)} for name in found}
+        return {
+            name.removeprefix(path).lstrip("/"): {**found[name], "url": _within(url, fs, path, name)} for name in found
+        }
+
+
+def _within(url: str, fs: Any, path: str, name: str) -> str:
+    """The address of a file under a URL, with what no path has: the host (ftp, sftp), the account, the archive."""
+    if not name.startswith(path):  # a page whose links lead elsewhere
+        return str(fs.unstrip_protocol(name))
+    folder, chained, inner = url.partition("::")  # zip://FOLDER::ARCHIVE, but simplecache::FOLDER
+    if "://" not in folder:
+        folder, chained, inner = url, "", ""
+    return f"{folder.rstrip('/')}/{name.removeprefix(path).lstrip('/')}{chained}{inner}"
 
 
 def _opened(url: str) -> tuple[Any, str]:

@@ -11,6 +11,7 @@ import click
 from adapterpack import exchange
 from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.options import BITS, PROFILES
+from adapterpack.stores import shown
 from adapterpack_cli import _output, _summary
 from adapterpack_cli._words import pairs, value_of
 
@@ -18,7 +19,7 @@ _CHOICE = click.Choice([str(b) for b in BITS])
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--task", help="The task's name.")
 @click.option("--backbone", metavar="NAME_OR_FILE", help="timm name, or .safetensors with a .json beside it.")
@@ -54,7 +55,7 @@ _CHOICE = click.Choice([str(b) for b in BITS])
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pack(
-    source: Path,
+    source: str,
     out: Path,
     task: str | None,
     backbone: str | None,
@@ -71,8 +72,8 @@ def pack(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make one .apk of SOURCE: a training checkpoint, a published file, a folder."""
-    with _output.busy(f"packing {source.name}"):
+    """Make one .apk of SOURCE: a training checkpoint, a published file, a folder, also at hf://user/repository."""
+    with _output.busy(f"packing {shown(source).rpartition('/')[2]}"):
         summary = exchange.pack(
             source,
             out,
@@ -96,11 +97,11 @@ def pack(
         _output.print_json(told if summary.accuracy is None else {**told, "accuracy": dict(summary.accuracy)})
         return
     _output.notes(summary.notes)
-    shown = _output.console()
-    _summary.show_files(shown, [summary.sizes])
-    _summary.show_matrices(shown, summary.matrices)
-    _summary.show_costs(shown, summary.costs)
-    _summary.show_accuracy(shown, summary.accuracy)
+    console = _output.console()
+    _summary.show_files(console, [summary.sizes])
+    _summary.show_matrices(console, summary.matrices)
+    _summary.show_costs(console, summary.costs)
+    _summary.show_accuracy(console, summary.accuracy)
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ import click
 
 from adapterpack import exchange
 from adapterpack.converters import EXPORTERS
+from adapterpack.converters.hf_names import NAMINGS
 from adapterpack.errors import printable
 from adapterpack_cli import _output
 
@@ -17,12 +18,13 @@ from adapterpack_cli import _output
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--to", required=True, type=click.Choice(list(EXPORTERS)), help="The form to write.")
 @click.option("--task", help="Which task, where FILE has several.")
+@click.option("--names", type=click.Choice(list(NAMINGS)), help="Whose module names peft gets; else the source's.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def unpack(file: str, out: Path, to: str, task: str | None, force: bool, as_json: bool) -> None:
+def unpack(file: str, out: Path, to: str, task: str | None, names: str | None, force: bool, as_json: bool) -> None:
     """Write one task of FILE in another program's form, and say what that form cannot hold."""
     with _output.busy(f"unpacking {file}"):
-        written = exchange.unpack(file, out, to=to, task=task, force=force)
+        written = exchange.unpack(file, out, to=to, task=task, names=names or "", force=force)
     _output.notes(written.notes)
     if as_json:
         paths = [str(path) for path in written]
