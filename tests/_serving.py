@@ -21,6 +21,7 @@ from PIL import Image
 from adapterpack.adapter import Head
 from adapterpack.exchange import pack
 from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.cross import standalone
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.tensors import Dense
@@ -54,6 +55,12 @@ def variant(data: bytes, name: str, classes: int = 10, shift: int = 0) -> bytes:
     weight = np.roll(task.head.weight.dense(), shift, axis=0)[:classes]
     changed = dataclasses.replace(task, name=name, head=Head(Dense(np.ascontiguousarray(weight))), labels=None)
     return join([encode_task(changed, "fast")], bundle.backbone)
+
+
+def both(*files: bytes) -> bytes:
+    """One file with the tasks of several."""
+    bundles = [open_bundle(data) for data in files]
+    return join([standalone(bundle, task) for bundle in bundles for task in bundle.tasks], bundles[0].backbone)
 
 
 def other_backbone(data: bytes, name: str) -> bytes:

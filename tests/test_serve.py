@@ -235,8 +235,25 @@ def test_tasks_are_added_and_removed(url: str, folder: Path, service: Any) -> No
         assert http("POST", tasks, body, json).status in (400, 404)
 
 
+def test_a_bundle_is_uploaded_and_a_task_of_it_replaced(url: str, folder: Path) -> None:
+    data, tasks = (folder / "digits.apk").read_bytes(), f"{url}/v1/tasks"
+    added = http("POST", tasks, _serving.both(_serving.variant(data, "one"), _serving.variant(data, "two")))
+    assert (added.status, added.json) == (201, {"added": ["one", "two"]})
+    five = _serving.variant(data, "two", classes=5)
+    assert http("POST", tasks, five).status == 409
+    assert http("POST", f"{tasks}?replace=true", five).json == {"added": ["two"], "file": "upload:two"}
+    _serving.until(lambda: len(ask(url, "two", query="?top=9").json["top"]) == 5)
+    assert len(ask(url, "one", query="?top=9").json["top"]) == 9
+    for name in ("one", "two"):
+        assert http("DELETE", f"{tasks}/{name}").status == 200
+    bad = http("POST", f"{tasks}?name=x/../y", data)
+    assert bad.status == 400 and "cannot be called 'x/../y'" in bad.json["error"] and "x/../y" not in refused(url)
+
+
 def test_who_may_change(url: str, service: Any) -> None:
-    for header in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+    headers = [{"Origin": "http://evil.example"}, {"Host": "evil.example"}]
+    names = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "Via")  # sent by a proxy on this machine
+    for header in [*headers, *({name: "127.0.0.1"} for name in names)]:
         reply = http("DELETE", f"{url}/v1/tasks/digits", None, header)
         assert reply.status == 403 and reply.json["reason"] == "forbidden"
     door = service.listener(replace(service.settings, token="secret"))
@@ -244,7 +261,8 @@ def test_who_may_change(url: str, service: Any) -> None:
     try:
         for header in ({}, {"Authorization": "Bearer wrong"}):
             assert http("DELETE", f"{guarded}/v1/tasks/none", None, header).status == 401
-        assert http("DELETE", f"{guarded}/v1/tasks/none", None, {"Authorization": "Bearer secret"}).status == 404
+        right = {"Authorization": "Bearer secret", "X-Forwarded-For": "10.0.0.1"}
+        assert http("DELETE", f"{guarded}/v1/tasks/none", None, right).status == 404
     finally:
         door.close()
 
@@ -326,6 +344,9 @@ def test_what_cannot_start(folder: Path, service: Any) -> None:
         Service(Settings(str(folder / "none"), _serving.BACKBONE), "127.0.0.1", 0)
     with pytest.raises(MissingFileError, match=r"none\.safetensors"):
         Service(Settings(str(folder), "none.safetensors"), "127.0.0.1", 0)
+    with pytest.raises(CallError, match="a service called adapterpack runs already"):
+        Service(Settings(str(folder), _serving.BACKBONE, cpus=0.1), "127.0.0.1", 0)
+    assert ask(service.url, "digits").status == 200  # and is not touched by that
     port = int(service.url.rpartition(":")[2])
     with pytest.raises(CallError, match="cannot listen"):
         service.listener(service.settings).open("127.0.0.1", port)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from adapterpack import _files
 from adapterpack.container.names import TASK_NAMES
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
-from adapterpack.packing.bundle import open_bundle
-from adapterpack.packing.cross import standalone
-from adapterpack.packing.join import join
 from adapterpack.serving.answers import status_of
 from adapterpack.serving.catalog import Catalog, Listing
 from adapterpack.serving.folder import Folder
@@ -30,12 +30,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def served(listing: Listing) -> dict[str, str]:
     return {task: entry.file for task, entry in listing.tasks.items()}
-
-
-def both(*files: bytes) -> bytes:
-    """One file with the tasks of several."""
-    bundles = [open_bundle(data) for data in files]
-    return join([standalone(bundle, task) for bundle in bundles for task in bundle.tasks], bundles[0].backbone)
 
 
 def reasons(listing: Listing) -> dict[str, str]:
@@ -74,6 +68,35 @@ def test_a_bad_file_is_refused_and_the_rest_is_served(tmp_path: Path, data: byte
     catalog.scan()
     assert served(catalog.listing()) == {"digits": "a.apk", "whole": "cut.apk"}
     assert "cut.apk" not in reasons(catalog.listing())
+
+
+def test_a_large_file_that_is_none_of_ours_is_refused_by_its_head(
+    tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, first in {"junk": b"junk", "zip": b"PK\x03\x04", "longer": data}.items():
+        with (tmp_path / f"{name}.apk").open("wb") as file:
+            file.write(first)
+            file.truncate(1 << 32)
+    (tmp_path / "a.apk").write_bytes(data)
+    read: dict[str, int] = {}
+    read_at = _files.PathSource.read_at
+
+    def counted(self: _files.PathSource, offset: int, length: int) -> bytes:
+        read[self.name] = read.get(self.name, 0) + length
+        assert length < 1 << 20, "the whole file was asked for"
+        return read_at(self, offset, length)
+
+    monkeypatch.setattr(_files.PathSource, "read_at", counted)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk"}
+    found = {refusal.file: (refusal.reason, refusal.message.split(":")[0]) for refusal in catalog.listing().refused}
+    assert found == {
+        "junk.apk": ("bad-magic", "junk.apk"),
+        "zip.apk": ("other-format", "zip.apk"),
+        "longer.apk": ("trailing-bytes", "longer.apk"),
+    }
+    assert max(size for name, size in read.items() if name != "a.apk") < 10_000
 
 
 def test_a_file_that_turns_bad_is_served_as_it_was(tmp_path: Path, data: bytes) -> None:
@@ -122,7 +145,7 @@ def test_uploads(tmp_path: Path, data: bytes) -> None:
     catalog.scan()
     with pytest.raises(AdapterPackError, match=r"digits is in a\.apk already"):
         catalog.add(data)
-    entry = catalog.add(data, "mine")
+    (entry,) = catalog.add(data, "mine")
     assert entry.alias == "mine" and entry.uploaded and set(entry.tasks) == {"mine"}
     with pytest.raises(CallError, match="served already"):
         catalog.add(data, "mine")
@@ -187,6 +210,46 @@ def test_a_url(data: bytes) -> None:
     memory.rm("/tasks", recursive=True)
 
 
+class _Hosted(MemoryFileSystem):
+    """Like ftp and sftp: the host is in the URL and not in the path."""
+
+    protocol, cachable = "hosted", False
+    store: ClassVar[dict[str, Any]] = {}
+    hosts: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.partition("://")[2].partition("/")[2].strip("/") if "://" in path else path
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        return {"host": path.partition("://")[2].partition("/")[0]}
+
+    def __init__(self, host: str = "", **_: Any) -> None:
+        super().__init__()
+        self.hosts.append(host)
+
+
+@pytest.mark.parametrize("url", ["hosted://me:word@host:21/tasks", "hosted://me:word@host:21/tasks/"])
+def test_a_url_whose_host_is_not_in_the_path(data: bytes, url: str) -> None:
+    fsspec.register_implementation("hosted", _Hosted, clobber=True)
+    fsspec.filesystem("hosted", host="").pipe("/tasks/deep/a.apk", data)
+    _Hosted.hosts.clear()
+    catalog = Catalog(Folder(url))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "deep/a.apk"}
+    assert set(_Hosted.hosts) == {"me:word@host:21"}
+
+
+def test_a_url_of_a_folder_in_an_archive(tmp_path: Path, data: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "tasks.zip", "w") as archive:
+        archive.writestr("inner/a.apk", data)
+    for url in (f"zip://inner::{tmp_path}/tasks.zip", f"zip://inner::file://{tmp_path}/tasks.zip"):
+        catalog = Catalog(Folder(url))
+        catalog.scan()
+        assert served(catalog.listing()) == {"digits": "a.apk"} and not catalog.listing().refused
+
+
 def test_a_folder_inside_that_cannot_be_read_keeps_what_is_served(
     tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,15 +271,33 @@ def test_a_folder_inside_that_cannot_be_read_keeps_what_is_served(
     assert served(catalog.listing()) == {"digits": "inner/a.apk"}
 
 
-def test_a_replaced_upload_loses_no_other_task(tmp_path: Path, data: bytes) -> None:
+def test_an_upload_replaces_the_tasks_it_names_and_no_other(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.apk").write_bytes(_serving.variant(data, "filed"))
     catalog = Catalog(Folder(str(tmp_path)))
-    catalog.add(both(data, _serving.variant(data, "other")))
-    with pytest.raises(CallError, match="together with other") as caught:
-        catalog.add(data, replace=True)
-    assert caught.value.reason == "duplicate-name" and set(served(catalog.listing())) == {"digits", "other"}
-    catalog.remove("other")
-    catalog.add(data, replace=True)
-    assert set(served(catalog.listing())) == {"digits"}
+    catalog.scan()
+    catalog.add(_serving.both(data, _serving.variant(data, "other"), _serving.variant(data, "third")))
+    stamps = {task: entry.stamp for task, entry in catalog.listing().tasks.items()}
+    with pytest.raises(CallError, match="the task other is served already") as caught:
+        catalog.add(_serving.both(_serving.variant(data, "new"), _serving.variant(data, "other", classes=4)))
+    assert caught.value.reason == "duplicate-name" and set(served(catalog.listing())) == set(stamps)
+    with pytest.raises(AdapterPackError, match=r"filed is in a\.apk already"):
+        catalog.add(_serving.both(_serving.variant(data, "third", 3), _serving.variant(data, "filed")), replace=True)
+    assert {task: entry.stamp for task, entry in catalog.listing().tasks.items()} == stamps  # all of it or nothing
+    added = catalog.add(_serving.both(_serving.variant(data, "new"), _serving.variant(data, "other", 4)), replace=True)
+    assert [set(entry.tasks) for entry in added] == [{"new"}, {"other"}]
+    tasks = catalog.listing().tasks
+    assert {task for task in tasks if stamps.get(task) != tasks[task].stamp} == {"new", "other"}
+    assert tasks["other"].tasks["other"]["classes"] == 4 and set(tasks) == {*stamps, "new"}
+
+
+def test_a_task_of_an_uploaded_bundle_can_be_removed_and_uploaded_again(tmp_path: Path, data: bytes) -> None:
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.add(_serving.both(data, _serving.variant(data, "other")))
+    catalog.remove("digits")
+    (entry,) = catalog.add(_serving.variant(data, "digits", 3))
+    assert entry.tasks["digits"]["classes"] == 3 and set(served(catalog.listing())) == {"digits", "other"}
+    catalog.refuse(entry.file, entry.stamp, "out-of-memory", "no")
+    assert set(served(catalog.listing())) == {"other"}
 
 
 @pytest.mark.parametrize("name", ["x/../y", "..\\x", ".x", "x\ny", "x\u202ey", "\udc80", "é" * 128])
@@ -259,7 +340,7 @@ def test_a_replica_has_each_task_from_the_file_that_the_listing_names(tmp_path: 
         asyncio.run(holder.follow(0))
         return {task: pool.info(task).classes or 0 for task in pool.tasks}
 
-    catalog.add(both(data, _serving.variant(data, "b")))
+    catalog.add(_serving.both(data, _serving.variant(data, "b")))
     assert classes() == {"digits": 10, "b": 10}
     catalog.remove("b")
     catalog.add(_serving.variant(data, "b", classes=4))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import warnings
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +18,8 @@ from PIL import Image
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError
 from adapterpack.runtime.images import normalised, read_image
-from adapterpack.train.data import Split, read_task, with_validation
+from adapterpack.train.data import Split, read_some, read_task, with_validation
+from adapterpack.train.npz import read_npz
 from adapterpack.train.pictures import OnDisk, Source, load_pictures
 from tests._images import SIDE, arrays, folder, picture
 
@@ -58,6 +65,25 @@ def test_plain_npz_in_all_layouts(tmp_path: Path) -> None:
     assert (pixels(grey.splits["val"])[:, 0] == pixels(one.splits["val"])[:, 0]).all()
 
 
+@pytest.mark.parametrize("place", ["train", "train/class 0"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    refused, scandir = folder(tmp_path / "toy") / place, os.scandir
+
+    def scan(path: str) -> Any:
+        if Path(path) == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scan(path)])
+    wanted = f"cannot read {refused}: Permission denied"
+    with pytest.raises(CallError, match=wanted) as caught:
+        read_task(tmp_path / "toy", SETTINGS)
+    assert caught.value.reason == "io-error"
+    with pytest.raises(CallError, match=wanted):
+        read_some(refused, SETTINGS, 4)
+
+
 def test_encoded_npz(tmp_path: Path) -> None:
     files = []
     for i in range(6):
@@ -94,6 +120,7 @@ def test_encoded_npz(tmp_path: Path) -> None:
         ({"split": np.full(36, 3)}, "split"),
         ({"classes": np.array(["a", "b"])}, "labels go to 2"),
         ({"labels": np.full(36, -1)}, "negative"),
+        ({"labels": np.full(36, 1 << 60)}, "labels go to 1,152,921,504,606,846,976"),
     ],
 )
 def test_bad_npz(tmp_path: Path, change: dict[str, np.ndarray], text: str) -> None:
@@ -106,9 +133,25 @@ def test_npz_is_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "toy.npz", **{**arrays(), "classes": np.array([{"a": 1}], object)})
     with pytest.raises(CorruptFileError, match="cannot be read"):
         read_task(tmp_path / "toy.npz", SETTINGS)
-    (tmp_path / "no.npz").write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError, match="cannot be read"):
-        read_task(tmp_path / "no.npz", SETTINGS)
+    for data in (b"nothing", b"", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"):
+        (tmp_path / "no.npz").write_bytes(data)
+        with pytest.raises(CorruptFileError, match=r"no\.npz: it is no \.npz file") as caught:
+            read_task(tmp_path / "no.npz", SETTINGS)
+        assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_is_our_error_or_none(tmp_path: Path, save: Callable[..., None]) -> None:
+    buffer = io.BytesIO()
+    save(buffer, images=np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3), labels=np.arange(2))
+    data = bytearray(buffer.getvalue())
+    for at, bit in product(range(len(data)), (0, 5)):
+        data[at] ^= 1 << bit
+        (tmp_path / "toy.npz").write_bytes(data)
+        with contextlib.suppress(CorruptFileError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile's, on names that are there twice
+            read_npz(tmp_path / "toy.npz")
+        data[at] ^= 1 << bit
 
 
 def test_corrupt_image_is_named_and_skipped_only_when_asked(tmp_path: Path) -> None:

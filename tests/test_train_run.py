@@ -18,10 +18,11 @@ import torch
 
 import adapterpack
 from adapterpack.converters.checkpoint import load_run, read_spt_mask
-from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, UnsupportedAdapterError
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, UnsupportedAdapterError
 from adapterpack.train import loop
 from adapterpack.train.evaluate import Question, evaluate
 from adapterpack.train.loop import Progress
+from adapterpack.train.measure_mask import MaskRequest, write_mask
 from adapterpack.train.recipe import Recipe, recipe_for
 from adapterpack.train.resume import load_state, part_of
 from adapterpack.train.run import Request, Result, train
@@ -283,6 +284,36 @@ def test_an_existing_file_is_refused_before_any_work(work: Path, tmp_path: Path)
     with pytest.raises(CallError, match="exists already"):
         run(work, tmp_path / "run.ckpt")
     assert (tmp_path / "run.ckpt").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden", "x\ny"])
+def test_a_name_that_no_task_may_have_is_refused_before_any_work(work: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(CallError, match="cannot be called") as caught:
+        train(request(work, tmp_path / "run.ckpt", task=name), quick(), lambda _: pytest.fail("it trains"))
+    assert "--task" in caught.value.hint and not list(tmp_path.iterdir())
+
+
+def test_a_data_set_whose_name_no_task_may_have_needs_another(work: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / ".toy.npz", **arrays())
+    asked = request(work, tmp_path / "run.ckpt", data=tmp_path / ".toy.npz")
+    with pytest.raises(CallError, match=r"cannot be called '\.toy'"):
+        train(asked, quick(), lambda _: pytest.fail("it trains"))
+    assert train(replace(asked, task="toy"), quick(), lambda _: None).adapter is not None
+
+
+def test_a_folder_that_is_not_there_is_refused_before_any_work(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingFileError, match=f"{tmp_path}/none/run.ckpt: no such folder"):
+        train(request(work, tmp_path / "none" / "run.ckpt"), quick(), lambda _: pytest.fail("it trains"))
+    out = tmp_path / "none" / "mask.pth"
+    with pytest.raises(MissingFileError, match="make it first"):
+        write_mask(
+            MaskRequest(work / "toy", str(work / "tiny.safetensors"), 0.01, out), lambda: pytest.fail("it works")
+        )
+    monkeypatch.setattr(os, "access", lambda place, mode: not (Path(place) == tmp_path and mode == os.W_OK))
+    with pytest.raises(CallError, match=f"{tmp_path} may not be written to"):
+        train(request(work, tmp_path / "run.ckpt"), quick(), lambda _: pytest.fail("it trains"))
 
 
 def test_classes_are_matched_by_name(work: Path, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def _check_magic(first: bytes, file_bytes: int) -> None:
     if first[8:9] == b"{":
         hint = "use `adapterpack pack` to convert it"
         raise CorruptFileError("this is a safetensors file", Reason.OTHER_FORMAT, "byte 0", hint)
-    raise CorruptFileError(f"the file begins with {first[:8]!r}, not an adapterpack file", Reason.BAD_MAGIC, "byte 0")
+    text = f"the file begins with {first[:8]!r}, not an adapterpack file"
+    raise CorruptFileError(text, Reason.BAD_MAGIC, "byte 0", "if it is an adapter, use `adapterpack pack`")
 
 
 def _check_version(major: int, minor: int) -> None:

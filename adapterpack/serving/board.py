@@ -14,32 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, CallError, Reason
 from adapterpack.serving.answers import Told
-from adapterpack.serving.catalog import Catalog, Entry, Listing
+from adapterpack.serving.catalog import Catalog, Listing
+from adapterpack.serving.entries import Entry
 from adapterpack.serving.folder import Folder
+from adapterpack.serving.journal import Change, Done
+from adapterpack.serving.start import NAMESPACE
 
 _CALLS = 10_000  # that may wait for news at one time
+_TRIES, _TRY_SECONDS = 15, 0.2  # until a name counts as taken
 _FORGOTTEN = 12.0  # seconds after which a replica that said nothing is not counted any more
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What was asked for over HTTP; a second board is told all of them again.
-
-    Attributes:
-        kind: "add", "reread" or "remove".
-        name: task to remove, file to read again, or the name of what is added.
-        data: of what is added.
-        replace: as for `Catalog.add`.
-    """
-
-    kind: str
-    name: str
-    data: bytes = b""
-    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +78,7 @@ class Board:
         """Start to watch; again after a restart, where the first caller does it."""
         async with self._lock:
             if self._watching is None:
-                await asyncio.to_thread(self._catalog.scan)
+                await self._look()
                 self._catalog.version += time.time_ns() // 1000  # no board begins with a number that another one gave
                 self._watching = asyncio.create_task(self._watch())
 
@@ -98,9 +86,17 @@ class Board:
         while True:
             await asyncio.sleep(self._seconds)
             async with self._lock:
-                changed = await asyncio.to_thread(self._catalog.scan)
+                changed = await self._look()
             if changed:
                 await self._tell()
+
+    async def _look(self) -> bool:
+        """Into the folder; whatever fails is said, and the next look is taken all the same."""
+        before = self._catalog.version
+        (found,) = await asyncio.gather(asyncio.to_thread(self._catalog.scan), return_exceptions=True)
+        if isinstance(found, BaseException):
+            self._catalog.fail(found)
+        return self._catalog.version > before
 
     async def _tell(self) -> None:
         async with self._news:
@@ -143,13 +139,13 @@ class Board:
             self._catalog.refuse(entry.file, entry.stamp, told.reason, str(told.error()))
         await self._tell()
 
-    async def change(self, change: Change) -> Entry | Told | None:
+    async def change(self, change: Change) -> Done | Told:
         """Add, read again or remove; what went wrong is returned. A second board first learns what was before."""
         async with self._news:
             await self._news.wait_for(lambda: self._complete)
         return await self._apply(change)
 
-    async def _apply(self, change: Change) -> Entry | Told | None:
+    async def _apply(self, change: Change) -> Done | Told:
         try:
             async with self._lock:
                 done = await asyncio.to_thread(self._changed, change)
@@ -158,13 +154,14 @@ class Board:
         await self._tell()
         return done
 
-    def _changed(self, change: Change) -> Entry | None:
+    def _changed(self, change: Change) -> Done:
         if change.kind == "add":
-            return self._catalog.add(change.data, change.name, replace=change.replace)
-        if change.kind == "reread":
-            return self._catalog.reread(change.name)
-        self._catalog.remove(change.name)
-        return None
+            entries = self._catalog.add(change.data, change.name, replace=change.replace)
+        elif change.kind == "reread":
+            entries = (self._catalog.reread(change.name),)
+        else:
+            entries = (self._catalog.remove(change.name),)
+        return Done(entries, self._catalog.version)
 
     async def replay(self, changes: Sequence[Change]) -> None:
         """Everything that an earlier board was told; what does not apply any more is left out."""
@@ -176,10 +173,30 @@ class Board:
             await self._tell()
 
 
-def create(source: str, seconds: float) -> Any:
-    """Start a board; it ends with the process that started it."""
+def create(name: str, source: str, seconds: float) -> Any:
+    """Start a board; it ends with the process that started it.
+
+    Args:
+        name: of the application; its replicas would be taken over by a second one of that name, so that is refused.
+        source, seconds: as for `Board`.
+
+    Raises:
+        CallError: `bad-call`, a service of that name runs on the cluster.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the folder is here
     actor = ray.remote(Board).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_CALLS, scheduling_strategy=here
+        name=f"board of {name}",
+        namespace=NAMESPACE,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=_CALLS,
+        scheduling_strategy=here,
     )
-    return actor.remote(source, seconds)
+    for _ in range(_TRIES):
+        try:
+            return actor.remote(source, seconds)
+        except ActorAlreadyExistsError:  # perhaps of one that is just ending
+            time.sleep(_TRY_SECONDS)
+    hint = "give this one another --name, or end that one first"
+    raise CallError(f"a service called {name} runs already", Reason.BAD_CALL, hint=hint)

@@ -7,40 +7,12 @@ with `refuse`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from adapterpack import _files
-from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.errors import AdapterPackError, CallError, Reason, UnsupportedAdapterError
-from adapterpack.packing.bundle import Bundle
-from adapterpack.packing.sizes import describe_file
+from adapterpack.serving.entries import UPLOAD, Entry, checked_entry, separate_entries
 from adapterpack.serving.folder import Folder
-
-_UPLOAD = "upload:"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file that is served.
-
-    Attributes:
-        file: its name in the folder, or "upload:" and a task's name.
-        stamp: SHA-256 of its bytes, shortened.
-        alias: the name that its one task goes by; "" for its own.
-        tasks: what it gives, as `inspect --json` has it, without those that were removed.
-    """
-
-    file: str
-    stamp: str
-    alias: str
-    tasks: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def uploaded(self) -> bool:
-        return self.file.startswith(_UPLOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +115,24 @@ class Catalog:
     def _take(self, file: str) -> None:
         """Serve a new or changed file, or refuse it and go on with what it was before."""
         try:
-            data = self._folder.read(file)
-            self._hold(_checked(file, data), data)
+            self._read(file)
         except AdapterPackError as error:
             self._refuse(Refusal(file, "", error.reason, str(error)))
+        except Exception as error:  # a fault of ours: named in the listing, raised, and not tried again
+            self._refuse(Refusal(file, "", "internal", failure(error)))
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Say that a scan ended with an error that none of this package is."""
+        self._say(f"looking into the folder failed: {failure(error)}")
+
+    def _read(self, file: str) -> None:
+        data = self._folder.read(file)
+        entry = checked_entry(file, data)
+        self._require_free([entry])
+        self._hold(entry, data)
 
     def _hold(self, entry: Entry, data: bytes) -> None:
-        self._require_free(entry)
         held = self._held.get(entry.file)
         if held is not None and (held.entry.stamp, held.entry.alias) == (entry.stamp, entry.alias):
             held.entry = entry
@@ -160,13 +143,13 @@ class Catalog:
         self._refused.pop(entry.file, None)
         self._changed()
 
-    def _require_free(self, entry: Entry) -> None:
-        for task, other in self.listing().tasks.items():
-            if task in entry.tasks and other.file != entry.file:
+    def _require_free(self, entries: Iterable[Entry]) -> None:
+        taken = self.listing().tasks
+        for mine, task in [(entry.file, task) for entry in entries for task in entry.tasks]:
+            if task in taken and taken[task].file != mine:
+                text = f"the task {task} is in {taken[task].file} already"
                 hint = "remove one of them, or give one another name"
-                raise UnsupportedAdapterError(
-                    f"the task {task} is in {other.file} already", Reason.DUPLICATE_NAME, hint=hint
-                )
+                raise UnsupportedAdapterError(text, Reason.DUPLICATE_NAME, hint=hint)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._refused.get(refusal.file) != refusal:
@@ -185,28 +168,23 @@ class Catalog:
         self._changed()
         self._refuse(Refusal(file, stamp, reason, message))
 
-    def add(self, data: bytes, name: str = "", *, replace: bool = False) -> Entry:
-        """Serve an uploaded file, until the service ends.
+    def add(self, data: bytes, name: str = "", *, replace: bool = False) -> tuple[Entry, ...]:
+        """Serve the tasks of an uploaded file, until the service ends: all of them or none.
+
+        Each is an entry of its own, so that each can be replaced and removed whatever it was uploaded with.
 
         Raises:
-            AdapterPackError: it is damaged, or a task of that name is served already.
+            AdapterPackError: it is damaged, or a task of one of its names is served already.
         """
-        entry = _checked("", data, name)
-        entry = dataclasses.replace(entry, file=_UPLOAD + next(iter(entry.tasks)))
-        if entry.file in self._held and not replace:
-            text = f"the task {entry.file.removeprefix(_UPLOAD)} is served already"
-            raise CallError(text, Reason.DUPLICATE_NAME, hint="remove it first, or add with replace=true")
-        self._require_no_less(entry)
-        self._hold(entry, data)
-        return entry
-
-    def _require_no_less(self, entry: Entry) -> None:
-        """Refuse to replace an upload by one without some of its tasks: those nobody asked to remove."""
-        held = self._held.get(entry.file)
-        lost = [] if held is None else sorted(held.entry.tasks.keys() - entry.tasks.keys())
-        if lost:
-            text = f"{entry.file.removeprefix(_UPLOAD)} was uploaded together with {', '.join(lost)}"
-            raise CallError(text, Reason.DUPLICATE_NAME, hint="add them together again, or remove them first")
+        found = separate_entries(checked_entry("", data, name), data)
+        self._require_free([entry for entry, _ in found])
+        for entry, _ in found:
+            if entry.file in self._held and not replace:
+                text = f"the task {entry.file.removeprefix(UPLOAD)} is served already"
+                raise CallError(text, Reason.DUPLICATE_NAME, hint="remove it first, or add with replace=true")
+        for entry, part in found:
+            self._hold(entry, part)
+        return tuple(entry for entry, _ in found)
 
     def reread(self, file: str) -> Entry:
         """Serve a file of the folder again, with every task that was removed from it.
@@ -219,12 +197,14 @@ class Catalog:
         if file not in marks:
             raise CallError(f"{file} is not in the served folder", Reason.MISSING_FILE, hint="upload it instead")
         self._marks[file] = marks[file]
-        data = self._folder.read(file)
-        self._hold(_checked(file, data), data)
+        self._read(file)
         return self._held[file].entry
 
-    def remove(self, task: str) -> None:
+    def remove(self, task: str) -> Entry:
         """Stop serving a task until its file changes or is read again; the folder is left as it is.
+
+        Returns:
+            The entry that had it.
 
         Raises:
             CallError: `unknown-task`.
@@ -238,26 +218,9 @@ class Catalog:
         else:
             del self._held[entry.file]
         self._changed()
+        return entry
 
 
-def _checked(file: str, data: bytes, name: str = "") -> Entry:
-    """A file's tasks, all its checksums and digests verified.
-
-    Raises:
-        AdapterPackError: it is damaged, several tasks shall have one name, or one that no task may have.
-    """
-    if name and not fits_task(name):
-        raise CallError(f"a task cannot be called {name[:80]!r}", Reason.BAD_CALL, hint=TASK_NAMES)
-    source = _files.BytesSource(data)
-    source.name = file or "the upload"
-    bundle = Bundle(source)
-    for _ in bundle.verify():
-        pass
-    tasks = {task["name"]: task for task in describe_file(bundle)["tasks"]}
-    if name and len(tasks) != 1:
-        text = f"the file has {len(tasks)} tasks, which cannot all be called {name}"
-        raise CallError(text, Reason.BAD_CALL, hint="leave the name out, or split the file")
-    if name:
-        (facts,) = tasks.values()
-        tasks = {name: {**facts, "name": name}}
-    return Entry(file, hashlib.sha256(data).hexdigest()[:32], name, tasks)
+def failure(error: BaseException) -> str:
+    """One line on an error that nobody foresaw."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from adapterpack.errors import CallError, Reason
-from adapterpack.serving.board import Change
-from adapterpack.serving.catalog import Entry
 from adapterpack.serving.door import Door
+from adapterpack.serving.entries import Entry
+from adapterpack.serving.journal import Change
 from adapterpack.serving.question import flag, read_body
 from adapterpack.serving.refusals import Forbidden
 from adapterpack.serving.reply import reply
@@ -23,6 +24,18 @@ from adapterpack.serving.settings import Settings
 from adapterpack.serving.state import State
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
+# what a proxy adds: then the sender is somebody else, though the connection comes from this machine
+_PROXIED = (
+    "Forwarded",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+)
 
 
 class Changes:
@@ -53,8 +66,8 @@ class Changes:
                 replace = flag(request.query.get("replace", ""))
                 change = Change("add", request.query.get("name", ""), data, replace)
                 await self._door.examine(data)
-            entry = await self._state.change(change)
-        return reply(_added(entry), status=201)
+            entries = await self._state.change(change)
+        return reply(_added(entries), status=201)
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /v1/tasks/{task}: stop serving it; its file stays.
@@ -85,7 +98,10 @@ def _bytes(text: str) -> bytes:
 
 
 def _from_here(request: web.Request) -> bool:
-    """Whether it came from this machine, and was sent to its own name: not by a page that calls itself by another."""
+    """Whether it came from this machine, and was sent to its own name: not through a proxy that says so, nor by a page
+    that calls itself by another."""
+    if any(name in request.headers for name in _PROXIED):
+        return False
     name = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
     return name.strip("[]") in _LOCAL and request.remote in _LOCAL
 
@@ -101,5 +117,7 @@ def _file_of(data: bytes) -> str:
     return name
 
 
-def _added(entry: Entry | None) -> dict[str, Any]:
-    return {} if entry is None else {"added": sorted(entry.tasks), "file": entry.file}
+def _added(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The tasks, and the file where all are in one."""
+    tasks = sorted(task for entry in entries for task in entry.tasks)
+    return {"added": tasks, "file": entries[0].file} if len(entries) == 1 else {"added": tasks}

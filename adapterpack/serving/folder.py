@@ -5,13 +5,13 @@ It reads; it never writes, and it never leaves the folder.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from adapterpack import _files
+from adapterpack._walk import files_in, unreadable
 from adapterpack.errors import CallError, MissingFileError, Reason
+from adapterpack.packing.bundle import Bundle
 from adapterpack.stores.urls import list_url
 
 _SUFFIX = ".apk"
@@ -48,7 +48,7 @@ class Folder:
         try:
             there, folder = root.exists(), root.is_dir()
         except OSError as error:
-            _unreadable(error)
+            unreadable(error)
         if not folder:
             kind = CallError if there else MissingFileError
             reason = Reason.NOT_A_FILE if there else Reason.MISSING_FILE
@@ -69,28 +69,15 @@ class Folder:
         return found
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, by the name that `marks` gave.
+        """A file's bytes, by the name that `marks` gave; of one whose head is not ours, no more than that is read.
 
         Raises:
-            AdapterPackError: it cannot be read.
+            AdapterPackError: it cannot be read, or its head is no good.
         """
         source = _files.source_of(self._urls[name] if self._remote else Path(self.source, name))
+        source.name = name
+        Bundle(source)
         return _files.read_exactly(source, 0, source.size(), name)
-
-
-def files_in(root: Path) -> Iterator[Path]:
-    """Everything in a folder and in the folders inside it that is no folder itself.
-
-    Raises:
-        CallError: `io-error`, one of them cannot be read; none of it is left out silently.
-    """
-    for place, _, names in os.walk(root, onerror=_unreadable):
-        yield from (Path(place, name) for name in names)
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    text = f"cannot read {error.filename}: {error.strerror or error}"
-    raise CallError(text, Reason.IO, hint="check its permissions") from error
 
 
 def _local_mark(path: Path) -> str:

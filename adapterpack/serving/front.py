@@ -15,9 +15,9 @@ from ray.exceptions import RayError
 from adapterpack.errors import AdapterPackError, CallError, Reason, printable
 from adapterpack.serving.answers import status_of
 from adapterpack.serving.board import Overview
-from adapterpack.serving.catalog import Entry
 from adapterpack.serving.changes import Changes
 from adapterpack.serving.door import Door
+from adapterpack.serving.entries import Entry
 from adapterpack.serving.metrics import Metrics
 from adapterpack.serving.question import read_question
 from adapterpack.serving.refusals import Forbidden, Unavailable

@@ -19,7 +19,8 @@ from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
 from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.serving.answers import Told
-from adapterpack.serving.catalog import Entry, Listing
+from adapterpack.serving.catalog import Listing
+from adapterpack.serving.entries import Entry
 
 _PAUSE = 0.5  # seconds until a board that died is asked again
 

@@ -56,6 +56,7 @@ class Listener:
         try:
             bound = _bind(host, port)
         except OSError as error:
+            self._loop.close()
             text = f"cannot listen at {host} port {port}: {error.strerror or error}"
             raise CallError(text, Reason.IO, hint="give another --host or --port") from error
         self._thread.start()

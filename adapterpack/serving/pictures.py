@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adapterpack._walk import files_in
 from adapterpack.errors import CallError, MissingFileError, Reason, printable
 from adapterpack.runtime.images import SUFFIXES
-from adapterpack.serving.folder import files_in
 from adapterpack.serving.parts import Stat
 
 

@@ -20,7 +20,7 @@ from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.serving.answers import Told
 from adapterpack.serving.parts import ROW, Finished, Stat, Work, write
 from adapterpack.serving.pictures import images_in
-from adapterpack.serving.start import gpus, quiet, ray_running
+from adapterpack.serving.start import gpus_of_each, quiet, ray_running
 from adapterpack.serving.worker import FAILURE, NOTE, Orders, Worker
 
 Json = dict[str, Any]
@@ -165,7 +165,7 @@ def _blocks(question: Question, orders: Orders, images: Mapping[str, Stat]) -> A
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=question.workers),
         num_cpus=question.cpus,
-        num_gpus=gpus(question.device, question.gpus),
+        num_gpus=gpus_of_each(question.device, question.workers, question.cpus, question.gpus),
     )
     return asked.iter_batches(batch_size=None, batch_format="pyarrow")
 

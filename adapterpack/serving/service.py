@@ -22,7 +22,7 @@ from adapterpack.serving.folder import Folder
 from adapterpack.serving.listener import Listener
 from adapterpack.serving.replica import Replica
 from adapterpack.serving.settings import Settings
-from adapterpack.serving.start import gpus, quiet, start_ray
+from adapterpack.serving.start import gpus_of_each, quiet, start_ray
 
 _GRACE_SECONDS = 20
 _HEALTH_SECONDS = 5
@@ -61,7 +61,7 @@ class Service:
         self._joined = bool(address)
         self._own_ray = start_ray(address, settings.replicas * settings.cpus)
         try:
-            self._board = boards.create(settings.source, settings.watch_seconds)
+            self._board = boards.create(settings.name, settings.source, settings.watch_seconds)
             self._handle = self._deploy()
             self.refreshed()
             self._require_working()
@@ -74,6 +74,7 @@ class Service:
     def _deploy(self) -> Any:
         """Start the replicas and wait until they answer or have said why they cannot."""
         settings = self.settings
+        gpus = gpus_of_each(settings.device, settings.replicas, settings.cpus, settings.gpus)
         logs = {"log_level": "ERROR", "enable_access_log": False}
         quiet("ray.serve")  # its import has set another level
         serve.start(proxy_location="Disabled", logging_config=logs)
@@ -83,7 +84,7 @@ class Service:
             num_replicas=settings.replicas,
             max_ongoing_requests=settings.ongoing,
             max_queued_requests=settings.capacity,
-            ray_actor_options={"num_cpus": settings.cpus, "num_gpus": gpus(settings.device, settings.gpus)},
+            ray_actor_options={"num_cpus": settings.cpus, "num_gpus": gpus},
             graceful_shutdown_timeout_s=_GRACE_SECONDS,
             health_check_period_s=_HEALTH_SECONDS,
             logging_config=logs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -52,10 +52,34 @@ def quiet(*names: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def gpus(device: str, each: float) -> float:
-    """GPUs that one copy of the backbone reserves: none where it runs on processors."""
-    there = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
-    return each if device == "cuda" or (there and device == "auto") else 0
+def gpus_of_each(device: str, copies: int, cpus: float, gpus: float) -> float:
+    """GPUs that each copy of the backbone reserves: none where it runs on processors.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        copies: of the backbone.
+        cpus, gpus: what each is to reserve; gpus counts only where the device is a GPU.
+
+    Raises:
+        CallError: `bad-call`, they do not fit into what Ray has: it would wait for more, without a word and for ever.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    there = any(node.get("GPU", 0) > 0 for node in nodes)
+    if device == "cuda" and not there:
+        raise CallError("Ray sees no GPU", Reason.BAD_CALL, hint="use --device cpu, or a cluster that has one")
+    each = {"CPU": cpus, "GPU": gpus if there and device != "cpu" else 0}
+    room = sum(_fitting(node, each) for node in nodes)
+    if room < copies:
+        need = f"{cpus:g} CPUs and {each['GPU']:g} GPUs"
+        text = f"{copies} copies of the backbone with {need} each: there is room for {room}"
+        hint = "start fewer, or reserve less: --cpus, --gpus, --device cpu"
+        raise CallError(text, Reason.BAD_CALL, hint=hint)
+    return each["GPU"]
+
+
+def _fitting(node: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many copies a node has room for; a hair is added because 0.3 / 0.1 is less than 3."""
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
 
 
 @contextlib.contextmanager

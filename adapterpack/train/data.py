@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapterpack._walk import files_in, unreadable
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
 from adapterpack.runtime.images import SUFFIXES
@@ -165,7 +166,11 @@ def _folders(path: Path) -> Listing:
 def _class_folders(path: Path) -> dict[str, list[Path]]:
     """Images by class, both in ascending order of their names."""
     found = {}
-    for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith(".")):
+    try:
+        inside = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+    except OSError as error:
+        unreadable(error)
+    for folder in inside:
         found[folder.name] = _images_in(folder)
         if not found[folder.name]:
             raise CorruptFileError(f"the class folder {folder} has no images", Reason.BAD_SOURCE, hint=_KNOWN)
@@ -173,7 +178,7 @@ def _class_folders(path: Path) -> dict[str, list[Path]]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(item for item in folder.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
+    return sorted(item for item in files_in(folder) if item.suffix.lower() in SUFFIXES and item.is_file())
 
 
 def _no_empty_class(split: str, labels: NDArray[np.int64], listing: Listing) -> None:

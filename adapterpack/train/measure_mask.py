@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapterpack._files import refuse_existing
+from adapterpack._files import refuse_output
 from adapterpack.runtime.backbone import create_backbone
 from adapterpack.train.data import read_task
 from adapterpack.train.devices import choose
@@ -59,7 +59,7 @@ def write_mask(request: MaskRequest, step: Callable[[], object]) -> dict[str, An
     """
     changes = {"budget": request.budget, "dim": request.dim, "seed": request.seed, "precision": "float32"}
     recipe = recipe_for(f"spt-{request.kind}", changes)
-    refuse_existing(request.out, force=request.force)
+    refuse_output(request.out, force=request.force)
     hardware = choose(request.device, "float32")
     made = create_backbone(request.backbone)
     settings = input_settings(recipe.method, made.data, request.backbone, request.inputs)

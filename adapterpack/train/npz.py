@@ -6,6 +6,7 @@ In the second form file i is `prefix + data[offsets[i]:offsets[i + 1]]`. Nothing
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,20 @@ from adapterpack.errors import CorruptFileError, Reason
 from adapterpack.train.pictures import Source
 
 _NAMES = ("train", "val", "test")
+_MOST_CLASSES = 1 << 20
+# what zipfile, zlib and numpy raise for a damaged file
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 Sources = dict[str, tuple[Sequence[Source], NDArray[np.int64]]]
 
 
@@ -50,10 +65,14 @@ def read_npz(path: Path) -> tuple[tuple[str, ...], Sources]:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files} if isinstance(file, np.lib.npyio.NpzFile) else {}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:  # which numpy leaves open where it fails
+            if zipfile.is_zipfile(file):
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return {name: arrays[name] for name in arrays.files}
+    except _DAMAGED as error:
         raise _bad(path, f"it cannot be read: {error}") from error
+    raise _bad(path, "it is no .npz file, or only a part of one")
 
 
 def _whole(arrays: dict[str, NDArray[Any]], name: str, path: Path) -> NDArray[np.int64]:
@@ -90,6 +109,8 @@ def _pixels(arrays: dict[str, NDArray[Any]], path: Path) -> list[Source]:
 def _classes(arrays: dict[str, NDArray[Any]], labels: NDArray[np.int64], path: Path) -> tuple[str, ...]:
     if not len(labels) or labels.min() < 0:
         raise _bad(path, "labels is empty or has negative numbers")
+    if labels.max() >= _MOST_CLASSES:
+        raise _bad(path, f"labels go to {labels.max():,}, expected numbers below {_MOST_CLASSES:,}")
     if "classes" not in arrays:
         return tuple(str(i) for i in range(int(labels.max()) + 1))
     names = tuple(str(name) for name in arrays["classes"].reshape(-1))

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapterpack._files import refuse_existing, write_atomic
+from adapterpack._files import refuse_output, write_atomic
 from adapterpack.adapter import Adapter, Backbone, DataSettings
+from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.converters.checkpoint import read_spt_mask, save_run
 from adapterpack.converters.spt_mask import SptMask
+from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.backbone import Created, create_backbone
 from adapterpack.runtime.fingerprint import fingerprint
 from adapterpack.train.data import Split, Task, read_task, with_validation
@@ -128,11 +130,13 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
         AdapterPackError: bad data, backbone or settings; a loss that is no number; a full disk. What was trained until
             the last epoch is in `run.ckpt.part`.
     """
-    refuse_existing(request.out, force=request.force)
+    _require_name(request.task or None)
+    refuse_output(request.out, force=request.force)
     hardware = choose(request.device, recipe.precision)
     made = create_backbone(request.backbone)
     settings = input_settings(recipe.method, made.data, request.backbone, request.inputs)
     task = read_task(request.data, settings, skip_corrupt=request.skip_corrupt)
+    _require_name(request.task or task.name)
     fitting, validation, aside = with_validation(task, recipe.val_share, recipe.seed)
     backbone = _identity(request.backbone, made)
     made.model.to(hardware.device)
@@ -165,6 +169,13 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
         return Result(kept, recipe, state, test, _count(trainee), notes, seconds)
     finally:
         trainee.close()
+
+
+def _require_name(task: str | None) -> None:
+    """Before any work, because nothing could be packed of what comes of it."""
+    if task is not None and not fits_task(task):
+        text = f"a task cannot be called {task[:80]!r}"
+        raise CallError(text, Reason.BAD_NAME, hint=f"give another --task: {TASK_NAMES}")
 
 
 def _identity(name_or_file: str, made: Created) -> Backbone:

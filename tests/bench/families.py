@@ -307,7 +307,7 @@ def at_linear(name: str, outward: int, inward: int) -> Iterator[tuple[str, Branc
     weight = dense(outward, inward // groups)
     yield "consolidator", Branch(site, "consolidator", {"groups": groups, "reorder": True}, {"weight": weight})
     tensors = {"down": dense(2, outward), "up": dense(outward, 2)}
-    yield "adapter", Branch(site, "adapter", {"scale": 0.5, "tap": "output"}, tensors)
+    yield "adapter", Branch(site, "adapter", {"nonlinearity": "gelu", "scale": 0.5, "tap": "output"}, tensors)
 
 
 def try_others(tried: Tried, row: Row) -> None:

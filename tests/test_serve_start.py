@@ -1,0 +1,129 @@
+"""What is asked of Ray before it is asked: whether the copies fit; names; and what goes on when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapterpack.errors import CallError
+from adapterpack.serving import catalog
+from adapterpack.serving.catalog import Listing
+from adapterpack.serving.entries import Entry
+from tests import _serving
+
+pytestmark = [pytest.mark.filterwarnings(text) for text in _serving.RAY_WARNINGS]
+CPU4 = {"Alive": True, "Resources": {"CPU": 4.0}}
+GPU2 = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}
+DEAD = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "copies", "cpus", "gpus", "found"),
+    [
+        ([CPU4], "auto", 4, 1, 1, 0),
+        ([CPU4], "cpu", 40, 0.1, 1, 0),
+        ([CPU4, GPU2], "cpu", 12, 1, 1, 0),
+        ([CPU4, GPU2], "auto", 2, 1, 1, 1),
+        ([GPU2], "cuda", 4, 1, 0.5, 0.5),
+        ([GPU2], "cuda", 20, 0.1, 0.1, 0.1),
+        ([CPU4], "cuda", 1, 1, 1, "Ray sees no GPU"),
+        ([CPU4, DEAD], "cuda", 1, 1, 1, "Ray sees no GPU"),
+        ([CPU4, GPU2], "auto", 3, 1, 1, "there is room for 2"),
+        ([CPU4, GPU2], "cuda", 1, 1, 3, "there is room for 0"),
+        ([CPU4], "auto", 5, 1, 1, "there is room for 4"),
+        ([CPU4, CPU4], "cpu", 3, 3, 1, "there is room for 2"),
+    ],
+)
+def test_copies_that_do_not_fit_are_an_error_and_are_not_waited_for(
+    nodes: list[Any], device: str, copies: int, cpus: float, gpus: float, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterpack.serving import start
+
+    monkeypatch.setattr(start.ray, "nodes", lambda: nodes)
+    if isinstance(found, str):
+        with pytest.raises(CallError, match=found) as caught:
+            start.gpus_of_each(device, copies, cpus, gpus)
+        assert caught.value.hint
+    else:
+        assert start.gpus_of_each(device, copies, cpus, gpus) == found
+
+
+class _Remote:
+    """A method of an actor; each call gives, or raises, the next of what it is to give."""
+
+    def __init__(self, *given: object) -> None:
+        self.given, self.calls = list(given), 0
+
+    async def remote(self, *_: object) -> object:
+        self.calls += 1
+        found = self.given.pop(0) if len(self.given) > 1 else self.given[0]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+def test_the_front_door_goes_on_to_follow_and_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import RayActorError, RayTaskError
+
+    from adapterpack.serving import state as module
+    from adapterpack.serving.board import Overview
+
+    monkeypatch.setattr(module, "_SECONDS", 0.001)
+    failed = RayTaskError("overview", "Traceback …", ValueError("no\nsuch"))
+    good = Overview("1", Listing(7, ()), ())
+    overview = _Remote(RayActorError(), failed, failed, KeyError("x"), good)
+    lines: list[str] = []
+    state = module.State(SimpleNamespace(overview=overview), lines.append)
+
+    async def run() -> None:
+        following = asyncio.create_task(state.follow())
+        while overview.calls < 8:
+            await asyncio.sleep(0.001)
+        assert not following.done()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert following.cancelled()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert state.overview == good and len(lines) == 2 and all("\n" not in line for line in lines)
+    assert "ValueError" in lines[0] and "KeyError" in lines[1]
+
+
+def test_the_board_goes_on_to_watch_and_says_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterpack.serving import board as module
+
+    context = SimpleNamespace(get_actor_id=lambda: "1", was_current_actor_reconstructed=False)
+    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
+    data = _serving.digits(tmp_path)
+    looked: list[str] = []
+    checked = catalog.checked_entry
+
+    def fails(file: str, data: bytes, name: str = "") -> Entry:
+        looked.append(file)
+        if file == "b.apk":
+            raise ZeroDivisionError("by\nzero")
+        return checked(file, data, name)
+
+    monkeypatch.setattr(catalog, "checked_entry", fails)
+
+    async def run() -> Listing:
+        board = module.Board(str(tmp_path), 0.01)
+        await board.begin()
+        for name in "abc":
+            (tmp_path / f"{name}.apk").write_bytes(_serving.variant(data, name))
+        while set((await board.overview()).listing.tasks) != {"a", "c"}:
+            await asyncio.sleep(0.01)
+        found = (await board.overview()).listing
+        assert board._watching is not None
+        board._watching.cancel()
+        return found
+
+    found = asyncio.run(asyncio.wait_for(run(), 20))
+    assert [(row.file, row.reason, row.message) for row in found.refused] == [
+        ("b.apk", "internal", "ZeroDivisionError: by zero")
+    ]
+    assert looked == ["a.apk", "b.apk", "c.apk"]
