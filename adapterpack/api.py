@@ -83,7 +83,7 @@ def bundle(
         CallError: `duplicate-name`, `file-exists`.
         CorruptFileError: with `cross_task`, a task that cannot be decoded.
     """
-    _files.refuse_existing(Path(out), force=force)
+    _files.refuse_output(Path(out), force=force)
     opened = [open_bundle(source) for source in sources]
     shared = common_backbone([(one.source.name, one.backbone) for one in opened])
     require_different([(task, one.source.name) for one in opened for task in one.tasks])

@@ -126,7 +126,7 @@ def pack(
     _check_images(options, backbone, calibrate, evaluate)
     _check_task(task)
     _refuse_inputs(Path(out), _inputs(source, backbone, said))
-    _files.refuse_existing(Path(out), force=force)
+    _files.refuse_output(Path(out), force=force)
     facts = _facts(backbone)
     hints = Hints(
         task=task,

@@ -147,7 +147,7 @@ def pull(
         CallError: `file-exists`, `unknown-task`, `io-error`, `missing-extra`.
         MissingFileError: `missing-file`.
     """
-    _files.refuse_existing(Path(out), force=force)
+    _files.refuse_output(Path(out), force=force)
     found = _files.source_of(source)
     if task is None:
         Bundle(found)  # what is no .apk is refused by its head, however large it is

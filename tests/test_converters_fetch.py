@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,8 @@ BAD: dict[str, tuple[str, Callable[[Files], Any], str, str]] = {
     "damaged": ("hf://me/pets-lora", lambda f: f.update({TENSORS: f[TENSORS][:-9]}), "bad-source", TENSORS),
     "one file": (f"hf://me/pets-lora/{TENSORS}", lambda f: None, "bad-call", "folder"),
     "a page": ("https://huggingface.co/me/pets-lora/tree/main", lambda f: None, "bad-call", "hf://me/pets-lora"),
+    "a page of a data set": ("https://huggingface.co/datasets/me/pets", lambda f: None, "bad-call",
+                             "hf://datasets/me/pets"),
     "no address": ("hf://pets-lora", lambda f: None, "bad-call", "hf://pets-lora"),
 }  # fmt: skip
 
@@ -179,3 +182,26 @@ def test_a_connection_that_breaks(web: Any, tmp_path: Path) -> None:
 def test_another_protocol_names_what_is_missing(tmp_path: Path) -> None:
     error = refused("nosuch://bucket/run", tmp_path / "x.apk")
     assert type(error) is CallError and "nosuch" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("run 7", "run_7"), ("..", "adapter"), (".hidden", "hidden"), ("𠀀" * 70, "𠀀" * 50), ("x" * 300, "x" * 200)],
+)
+def test_what_a_folder_is_called_here(name: str, task: str, tmp_path: Path) -> None:
+    import fsspec
+
+    url = f"memory://runs/{name}"
+    for file, data in files_of(LORA).items():
+        fsspec.filesystem("memory").pipe_file(f"/runs/{name}/{file}", data)
+    assert packed(url, tmp_path / "x.apk").tasks == (task,)
+
+
+@pytest.mark.parametrize("within", ["", "pets"])
+def test_a_folder_in_an_archive(within: str, tmp_path: Path) -> None:
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in LORA.iterdir():
+            file.write(path, f"{within}/{path.name}" if within else path.name)
+    bundle = packed(f"zip://{within}::{archive}", tmp_path / "x.apk")
+    assert bundle.read().head is not None and (not within or bundle.tasks == (within,))

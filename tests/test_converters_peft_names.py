@@ -230,3 +230,23 @@ def test_every_name_is_written_and_read(word: str, tmp_path: Path) -> None:
         [b.tensors["up"].dense() for b in sorted(found.branches, key=lambda b: "qkv".find(b.site.part))]
     )
     assert np.array_equal(up, small().branches[0].tensors["up"].dense())
+
+
+@pytest.mark.parametrize("kind", ["vit-bare", "dinov2", "clip"])
+def test_a_head_that_came_after_the_folder(kind: str, tmp_path: Path) -> None:
+    """The source's model had no place for it: the names of one that has, or none."""
+    kind, bare = kind.removesuffix("-bare"), kind.endswith("-bare")
+    target = "k_proj" if kind == "clip" else "query"
+    model = trained(hf_model(kind, not bare), lora(target_modules=[target]))
+    adapter = PEFT.read(saved(model, tmp_path / "made"), Hints()).adapter
+    later = replace(adapter, head=Head(Dense(array(CLASSES, WIDTH)), Dense(array(CLASSES))))
+    for names in ("", kind):
+        out = tmp_path / f"out-{names}"
+        if kind == "vit":
+            Peft(names=names).write(later, out, force=False)
+            loaded = onto(hf_model("vit"), out)
+            weight = dict(loaded.named_parameters())["base_model.model.classifier.modules_to_save.default.weight"]
+            assert np.array_equal(weight.detach().numpy(), array(CLASSES, WIDTH))
+        else:
+            with pytest.raises(UnsupportedAdapterError, match="mean patch"):
+                Peft(names=names).write(later, out, force=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -57,3 +59,20 @@ def test_two_that_claim_a_source(tmp_path: Path) -> None:
     with pytest.raises(AdapterPackError, match="petl-vit and greedy") as caught:
         recognise(tmp_path / "x.bin", {"petl-vit": PetlVit(), "greedy": Greedy()})
     assert caught.value.reason == "ambiguous-source"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_may_not_be_read_is_said_to_be_so(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = tmp_path / "run"
+    refused.mkdir() if kind == "folder" else refused.write_bytes(b"x" * 10)
+    real = io.open
+
+    def denied(path: Any, *rest: Any, **more: Any) -> Any:
+        if Path(path) == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr("builtins.open", denied)
+    monkeypatch.setattr(Path, "iterdir", lambda path: denied(path))
+    error = error_of(refused)
+    assert error.reason == "io-error" and "Permission denied" in str(error)

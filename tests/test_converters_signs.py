@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,9 @@ def test_branches_that_share_a_layer_come_apart_where_all_are_signs() -> None:
     assert all(type(t) is Quantized for b in parts for t in b.tensors.values()) and parts[0].params == whole.params
     mixed = fused(blocks[0], numbers(1, (39, 3)), blocks[2])
     assert len(with_signs(Imported(Adapter("toy", "lora", (mixed,)))).adapter.branches) == 1
+    beside = replace(parts[0], tensors=whole.tensors | {"up": Dense(whole.tensors["up"].dense()[:39])})
+    both = with_signs(Imported(Adapter("toy", "lora", (whole, beside)))).adapter.branches
+    assert [str(b.site) for b in both] == ["blocks.0.attn.qkv", "blocks.0.attn.qkv[q]"]
 
 
 @pytest.mark.parametrize("form", ["safetensors", "peft", "timm", "vit"])

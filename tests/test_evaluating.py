@@ -16,3 +16,12 @@ def test_the_mode_comes_back(training: bool) -> None:
         assert not model[0].training and not torch.is_grad_enabled()
         raise KeyError
     assert model.training is model[0].training is training and torch.is_grad_enabled()
+
+
+def test_a_frozen_part_stays_frozen() -> None:
+    """A norm that was put in eval mode by itself inside a model in training."""
+    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).train()
+    model[1].eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == [True, True, False]

@@ -14,7 +14,7 @@ import pytest
 import adapterpack
 from adapterpack.adapter import Adapter, Backbone, DataSettings
 from adapterpack.converters.petl_vit import PetlVit
-from adapterpack.errors import AdapterPackError, CallError, UnsupportedAdapterError
+from adapterpack.errors import AdapterPackError, CallError, MissingFileError, UnsupportedAdapterError
 from tests._converter_samples import CLASSES, DEPTH, WIDTH, normal, petl_adapter
 
 SIZE = {"depth": DEPTH, "width": WIDTH}
@@ -272,6 +272,13 @@ def test_unpack_does_not_overwrite_what_it_reads(tmp_path: Path) -> None:
             adapterpack.unpack(tmp_path / "x.apk", tmp_path / "x.apk", to=to, force=True)
         assert caught.value.reason == "bad-call"
     assert (tmp_path / "x.apk").read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "none" / "out.apk"
+    with pytest.raises(MissingFileError, match="none/out.apk: no such folder"):
+        adapterpack.pack(source.with_name("nothing-here.bin"), out)
+    assert not out.parent.exists()
 
 
 def test_standard_output_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

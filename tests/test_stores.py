@@ -9,7 +9,7 @@ import pytest
 import adapterpack
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
 from adapterpack.packing.cross import cross_coded
-from adapterpack.stores import open_folder, open_url, shown
+from adapterpack.stores import called, open_folder, open_url, shown
 from adapterpack.stores._base import only_file
 from adapterpack.stores.hub import HubAddress
 from tests._web import bucket, hub, s3_server, web
@@ -266,3 +266,20 @@ def test_one_file_of_a_folder() -> None:
 )
 def test_secrets_are_not_shown(text: str, expected: str) -> None:
     assert shown(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket/runs/pets/", "pets"),
+        ("https://host/pets?signature=abc/def", "pets"),
+        ("hf://me/pets@v2", "pets"),
+        ("hf://me/pets/best", "best"),
+        ("sftp://me:secret@host/", "host"),
+        ("sftp://me:secret@host/pets", "pets"),
+        ("zip://pets::s3://bucket/all.zip", "pets"),
+        ("simplecache::s3://bucket/pets", "pets"),
+    ],
+)
+def test_what_a_folder_is_called(url: str, expected: str) -> None:
+    assert called(url) == expected

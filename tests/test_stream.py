@@ -15,6 +15,7 @@ from torch.nn import functional
 from adapterpack import AdapterPool
 from adapterpack.adapter import Branch, Site
 from adapterpack.errors import UnsupportedAdapterError
+from adapterpack.packing.bundle import open_bundle
 from adapterpack.runtime.backbone import randomise
 from adapterpack.runtime.families import _PRENORM, _PRENORM_ATTENTION
 from adapterpack.runtime.load import load_adapter
@@ -94,16 +95,21 @@ def test_beside_the_attention_adaptformer_reads_what_its_norm_reads() -> None:
 
 
 @torch.no_grad()
-def test_two_that_read_one_sum_act_in_the_order_of_the_file() -> None:
+@pytest.mark.parametrize("end", ["first in both", "last in one"])
+def test_two_that_read_one_sum_act_in_the_order_of_their_settings(end: str) -> None:
+    """In whatever order they are given, also where a file has to group them otherwise."""
     model, x = vit(), images()
     first, second = (bent("blocks.1.mlp", name, "sum", 0.9) for name in ("relu", "tanh"))
     expected = by_hand(vit(), 1, [first])
     inner, gained = expected.blocks[1].forward, gains(second)
     expected.blocks[1].forward = lambda r, **_: inner(r) + gained(inner(r))
-    with load_adapter(adapter([first, second], model, classes=0), model):
-        assert close(model(x), expected(x))
-    with load_adapter(adapter([second, first], model, classes=0), model):
-        assert not close(model(x), expected(x))
+    other = bent("blocks.0.mlp", "tanh" if end == "last in one" else "relu", "sum", 0.9)
+    expected.blocks[0] = by_hand(vit(), 0, [other]).blocks[0]
+    for rows in ([first, second, other], [other, second, first]):
+        made = adapter(rows, model, classes=0)
+        for one in (made, open_bundle(file_of(made)).read()):
+            with load_adapter(one, model):
+                assert close(model(x), expected(x))
 
 
 @pytest.mark.parametrize("gather", [True, False])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from adapterpack._files import PathSource
+from adapterpack._files import PathSource, list_folder
 from adapterpack._registry import Registry
 from adapterpack.converters import _labels, adapterhub, peft
 from adapterpack.converters._base import Converter, Exporter, Hints, Imported, prefix_of
@@ -50,8 +50,7 @@ def recognise(source: Path, converters: Mapping[str, Converter] = CONVERTERS) ->
         MissingFileError: there is no such path.
         UnsupportedAdapterError: `unknown-source`, listing the known forms; `ambiguous-source`.
     """
-    if not source.is_dir():
-        _require_there(source)
+    _require_readable(source)
     found = [converter for converter in converters.values() if converter.recognise(source)]
     if len(found) == 1:
         return found[0]
@@ -94,14 +93,17 @@ def inputs_of(source: Path) -> list[Path]:
     return [source, *inside, *beside]
 
 
-def _require_there(source: Path) -> None:
-    """Refuse what is no file; a name that could be the Hub's is never looked up there by itself.
+def _require_readable(source: Path) -> None:
+    """Refuse what is neither a file nor a folder; a name that could be the Hub's is never looked up there by itself.
 
     Raises:
-        MissingFileError, CallError: as `PathSource`.
+        MissingFileError, CallError: as `PathSource`; `io-error`, it may not be read.
     """
+    if source.is_dir():
+        list_folder(source)
+        return
     try:
-        PathSource(source)
+        PathSource(source).read_at(0, 1)
     except MissingFileError as error:
         name, hint = source.as_posix(), error.hint
         if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):

@@ -21,7 +21,8 @@ from adapterpack.stores import SUFFIXES, called, read_folder, shown
 
 SETTINGS = peft.SETTINGS  # AdapterHub's are called the same
 _JSON = {SETTINGS: BYTES, adapterhub.HEAD_SETTINGS: BYTES, _labels.FILE: _labels.BYTES}
-_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)")
+_NAME = 200  # bytes; a file system takes 255
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/((?:(?:datasets|spaces)/)?[^/]+/[^/?#]+)")
 
 
 @contextmanager
@@ -95,4 +96,4 @@ def _require_folder(url: str) -> None:
 
 def _plain(name: str) -> str:
     """A folder's name that any file system takes, and any task."""
-    return re.sub(r"[^\w.-]", "_", name[:80]).strip("._") or "adapter"
+    return re.sub(r"[^\w.-]", "_", name).encode()[:_NAME].decode(errors="ignore").strip("._") or "adapter"

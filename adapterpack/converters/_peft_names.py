@@ -37,7 +37,7 @@ class Naming:
     Attributes:
         word: one of `hf_names.NAMINGS`.
         names: the family with its prefix.
-        head: the classifier's module, "" where the family has none.
+        head: the classifier's module, "" where the family, or the source, has none.
     """
 
     word: str
@@ -79,16 +79,15 @@ def naming_of(said: Any, where: str) -> Naming:
     values = said if isinstance(said, Mapping) else {}
     word, prefix, head = (values.get(key) for key in ("names", "prefix", "head"))
     for names in NAMINGS.get(word, ()) if isinstance(word, str) else ():
-        if names.prefix == prefix and head in (names.family.heads or ("",)):
+        if names.prefix == prefix and head in ("", *names.family.heads):
             return Naming(str(word), names, str(head))
     raise CorruptFileError("there are no such names of modules", Reason.BAD_FIELD, where, "say whose: --names")
 
 
 def read_naming(names: Names, modules: Mapping[str, object]) -> Naming:
-    """The naming of a folder that was read: which word, and which of the family's classifiers."""
+    """The naming of a folder that was read: which word, and which of the family's classifiers it has, if any."""
     word = next(word for word, listed in NAMINGS.items() if names in listed)
-    heads = [head for head in names.family.heads if head in modules] or list(names.family.heads) or [""]
-    return Naming(word, names, heads[0])
+    return Naming(word, names, next((head for head in names.family.heads if head in modules), ""))
 
 
 def chosen(adapter: Adapter, asked: str) -> Naming:
@@ -105,7 +104,10 @@ def chosen(adapter: Adapter, asked: str) -> Naming:
     source = adapter.metadata.get("source")
     kept = source if isinstance(source, Mapping) and source.get("format") == FORMAT else {}
     if kept and asked in ("", kept.get("names")):
-        return naming_of({key: value for key, value in kept.items() if key != "format"}, "metadata.source")
+        found = naming_of({key: value for key, value in kept.items() if key != "format"}, "metadata.source")
+        if found.head or adapter.head is None:
+            return found
+        asked = found.word  # a head that came later: the source's model had no place for it
     return _usual(asked or TIMM, adapter.head is not None)
 
 

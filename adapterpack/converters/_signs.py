@@ -5,6 +5,7 @@ Exactly or not at all: a matrix becomes signs, a scale and an offset only where 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,9 @@ def with_signs(imported: Imported) -> Imported:
     """What was imported, with every matrix of two values as signs, and a note of how many there are."""
     adapter = imported.adapter
     found: list[Tensor] = []
-    branches = tuple(_branch(part, found) for branch in adapter.branches for part in _parts(branch))
+    loras = Counter(branch.site.path for branch in adapter.branches if branch.method == "lora")
+    alone = [_parts(branch) if loras[branch.site.path] == 1 else [branch] for branch in adapter.branches]
+    branches = tuple(_branch(part, found) for parts in alone for part in parts)
     head = adapter.head
     if head is not None:
         head = Head(_signs(head.weight, found), head.bias)

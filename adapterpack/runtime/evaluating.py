@@ -11,11 +11,12 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block with the model in eval mode; afterwards it is in the mode that it was in, whatever happened."""
-    training = model.training
+    """Run a block with the model in eval mode; afterwards each module is in its own mode again, whatever happened."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
             model.eval()
             yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training

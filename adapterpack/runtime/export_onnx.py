@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapterpack._files import refuse_existing, write_atomic
+from adapterpack._files import refuse_output, write_atomic
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.about import About, about_model
@@ -57,7 +57,7 @@ def export_onnx(
     inner = unwrap(model)
     require_supported(inner)
     require_packages()
-    refuse_existing(Path(path), force=force)
+    refuse_output(Path(path), force=force)
     size = sum(value.numel() * value.element_size() for value in inner.state_dict().values())
     if size > LARGEST:
         text = f"the model has {size:,} bytes, an ONNX file holds {LARGEST:,}"

@@ -45,12 +45,15 @@ class Step:
     @property
     def order(self) -> tuple[int, bool, str]:
         """Replacements first; what changes the module itself, whole before part; what is added beside it; what reads
-        its output with all of that in it; last what reads the residual stream behind it."""
+        its output with all of that in it; last what reads the residual stream behind it. Of the last two, which act on
+        each other, whole before part, and by their settings: a packed file does not keep the order in memory."""
+        part, params = bool(self.branch.site.part), self.branch.params
         if self.method.replaces:
             return 0, False, ""
         if transforms(self.method):
-            return 1, bool(self.branch.site.part), self.method.name
-        return {"output": 3, "sum": 4}.get(self.method.tap(self.branch.params), 2), False, ""
+            return 1, part, self.method.name
+        last = {"output": 3, "sum": 4}.get(self.method.tap(params))
+        return (2, False, "") if last is None else (last, part, repr(sorted(params.items())))
 
 
 def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:

@@ -86,7 +86,7 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
         AdapterPackError: the adapter or the backbone is refused.
     """
     start = time.monotonic()
-    _files.refuse_existing(question.out, force=question.force)
+    _files.refuse_output(question.out, force=question.force)
     bundle = open_bundle(question.adapter)
     tasks = question.tasks or bundle.tasks
     images = images_in(question.folder)

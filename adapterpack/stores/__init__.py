@@ -11,7 +11,7 @@ from adapterpack.stores._base import SUFFIXES as SUFFIXES
 from adapterpack.stores._base import Store as Store
 from adapterpack.stores._base import shown as shown
 from adapterpack.stores.hub import HubAddress, HubRepository, HubSource, is_hub
-from adapterpack.stores.urls import UrlFolder, UrlSource
+from adapterpack.stores.urls import UrlFolder, UrlSource, folder_of
 
 
 def open_url(url: str) -> Union[UrlSource, HubSource]:
@@ -49,7 +49,7 @@ def read_folder(url: str) -> Union[HubRepository, UrlFolder]:
 
 
 def called(url: str) -> str:
-    """What the folder at a URL is called: the last part of its path, or of the repository's name."""
+    """What the folder at a URL is called: the last part of its path, or of the repository's name; never a password."""
     if is_hub(url):
         return HubAddress.parse(url).called
-    return url.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return folder_of(shown(url))[0].partition("?")[0].rstrip("/").rpartition("/")[2]

@@ -86,7 +86,7 @@ class UrlFolder:
         return UrlSource(self.url(name))
 
     def url(self, name: str) -> str:
-        return f"{self._url}/{name}"
+        return _joined(self._url, name)
 
     def write(self, files: Mapping[str, bytes], message: str) -> str:
         protocol = self._fs.protocol
@@ -128,10 +128,20 @@ def _within(url: str, fs: Any, path: str, name: str) -> str:
     """The address of a file under a URL, with what no path has: the host (ftp, sftp), the account, the archive."""
     if not name.startswith(path):  # a page whose links lead elsewhere
         return str(fs.unstrip_protocol(name))
-    folder, chained, inner = url.partition("::")  # zip://FOLDER::ARCHIVE, but simplecache::FOLDER
-    if "://" not in folder:
-        folder, chained, inner = url, "", ""
-    return f"{folder.rstrip('/')}/{name.removeprefix(path).lstrip('/')}{chained}{inner}"
+    return _joined(url, name.removeprefix(path).lstrip("/"))
+
+
+def folder_of(url: str) -> tuple[str, str]:
+    """What of a URL says where a folder is, and what follows: zip://FOLDER::ARCHIVE, but simplecache::FOLDER."""
+    folder, chained, inner = url.partition("::")
+    return (folder, chained + inner) if "://" in folder else (url, "")
+
+
+def _joined(url: str, name: str) -> str:
+    """The address of a file in the folder at a URL."""
+    folder, rest = folder_of(url)
+    bare = folder.rstrip("/")
+    return f"{folder if bare.endswith(':') else bare + '/'}{name}{rest}"
 
 
 def _opened(url: str) -> tuple[Any, str]:

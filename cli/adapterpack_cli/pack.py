@@ -73,7 +73,7 @@ def pack(
     as_json: bool,
 ) -> None:
     """Make one .apk of SOURCE: a training checkpoint, a published file, a folder, also at hf://user/repository."""
-    with _output.busy(f"packing {shown(source).rpartition('/')[2]}"):
+    with _output.busy(f"packing {shown(source).rstrip('/').rpartition('/')[2]}"):
         summary = exchange.pack(
             source,
             out,
