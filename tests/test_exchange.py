@@ -276,7 +276,7 @@ def test_unpack_does_not_overwrite_what_it_reads(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "none" / "out.apk"
-    with pytest.raises(MissingFileError, match="none/out.apk: no such folder"):
+    with pytest.raises(MissingFileError, match=r"none/out\.apk: no such folder"):
         adapterpack.pack(source.with_name("nothing-here.bin"), out)
     assert not out.parent.exists()
 
