@@ -39,6 +39,7 @@ CASES: tuple[Case, ...] = (
     _case("lora 32 bit dim 8", "lora", bits=32, dim=8),
     *_equal_storage("lora"),
     _case("lora 1 bit dim 8", "lora", bits=1, dim=8),
+    _case("lora 1 bit dim 16", "lora", bits=1, dim=16),
     _case("lora 1 bit dim 128", "lora", bits=1, dim=128),
     _case("adaptformer 32 bit dim 32", "adaptformer", bits=32, dim=32),
     *_equal_storage("adaptformer"),

@@ -26,7 +26,8 @@ CLAIMS = (
     ("Consolidator beats LoRA at equal bytes, 32 bits", "consolidator 32 bit", "lora 32 bit dim 8"),
     ("Consolidator beats LoRA at equal bytes, 1 bit", "consolidator 1 bit", "lora 1 bit dim 128"),
     ("SPT beats LoRA at equal bytes, 32 bits", "spt-lora 32 bit 0.006 M", "lora 32 bit dim 1"),
-    ("SPT in 1 bit beats LoRA in 1 bit at equal bytes", "spt-lora 1 bit 0.03 M", "lora 1 bit dim 32"),
+    ("SPT beats LoRA at equal bytes, 1 bit", "spt-lora 1 bit 0.03 M", "lora 1 bit dim 16"),
+    ("SPT in 1 bit beats SPT in 32 bits, in fewer bytes", "spt-lora 1 bit 0.03 M", "spt-lora 32 bit 0.006 M"),
     ("every adapter beats the probe (1-bit LoRA)", "lora 1 bit dim 32", "probe"),
 )
 
