@@ -147,6 +147,7 @@ def test_file_without_head(tmp_path: Path) -> None:
         ({"timm_kwargs": {**KWARGS, "embed_dim": 96}}, "unsupported-model"),
         ({"timm_kwargs": KWARGS, "std": [0, 1, 1]}, "bad-field"),
         ({"timm_kwargs": KWARGS, "mean": "grey"}, "bad-field"),
+        ({"timm_kwargs": KWARGS, "mean": [10**400, 0, 0]}, "bad-field"),
     ],
 )
 def test_bad_descriptions(tmp_path: Path, about: Any, reason: str) -> None:

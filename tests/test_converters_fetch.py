@@ -187,6 +187,7 @@ def test_another_protocol_names_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "task"),
     [("run 7", "run_7"), ("..", "adapter"), (".hidden", "hidden"), ("𠀀" * 70, "𠀀" * 50), ("x" * 300, "x" * 200)],
+    ids=["a space", "dots", "hidden", "four bytes a letter", "long"],
 )
 def test_what_a_folder_is_called_here(name: str, task: str, tmp_path: Path) -> None:
     import fsspec

@@ -70,8 +70,12 @@ def test_select_takes_what_it_knows() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"bit": True}, {"scale": "1"}, {"scale": float("nan")}, {"reorder": 1}, {"dim": -1}, {"trained": [1]}]
-)
+    "bad",
+    [
+        {"bit": True}, {"scale": "1"}, {"scale": float("nan")}, {"reorder": 1}, {"dim": -1}, {"trained": [1]},
+        {"scale": 10**400}, {"dim": 10**400},
+    ],
+)  # fmt: skip
 def test_wrong_types(bad: dict[str, object]) -> None:
     with pytest.raises(AdapterPackError) as caught:
         settings.select(bad, "x")

@@ -18,6 +18,7 @@ from adapterpack.converters._base import read_bytes
 from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError
 
 BYTES = 1 << 20
+_LARGEST = 1e300  # of a whole number that a float is to hold
 COUNT = 1 << 20
 # name: (type, what it is)
 KNOWN: dict[str, tuple[type, str]] = {
@@ -135,7 +136,7 @@ def select(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 def _typed(name: str, raw: Any, where: str) -> Any:
     kind, meaning = KNOWN[name]
-    if kind is float and type(raw) is int:
+    if kind is float and type(raw) is int and abs(raw) < _LARGEST:
         raw = float(raw)
     if kind is list and isinstance(raw, str):
         raw = [item.strip() for item in raw.split(",")]
@@ -151,9 +152,7 @@ def _sensible(value: Any) -> bool:
         return all(isinstance(item, str) for item in value)
     if isinstance(value, bool):
         return True
-    return not isinstance(value, (int, float)) or (
-        math.isfinite(value) and (isinstance(value, float) or 0 < value <= COUNT)
-    )
+    return 0 < value <= COUNT if isinstance(value, int) else not isinstance(value, float) or math.isfinite(value)
 
 
 def combine(sources: Sequence[tuple[str, Mapping[str, Any]]], said: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from adapterpack.errors import CorruptFileError, MissingFileError, Reason
 from adapterpack.runtime.families import CLASSIFIERS
 
 _FORM = 'expected {"architecture": "vit_base_patch16_224"} or {"timm_kwargs": {…}}'
+_LARGEST = 1e30  # also of whole numbers, which JSON does not limit and no float may be able to hold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +142,7 @@ def _checked(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _numbers(value: object) -> bool:
