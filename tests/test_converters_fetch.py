@@ -98,9 +98,8 @@ def test_a_folder_on_s3(bucket: str, tmp_path: Path) -> None:
     for name, data in {**files_of(LORA), "other.bin": bytes(9)}.items():
         s3fs.S3FileSystem().pipe_file(f"{bucket}/run 7/{name}", data)
     found = packed(f"{bucket}/run 7", tmp_path / "x.apk")
-    assert found.tasks == ("run_7",) and len(found.read().branches) == len(
-        packed(str(LORA), tmp_path / "y.apk").read().branches
-    )
+    assert found.tasks == ("run 7",)
+    assert len(found.read().branches) == len(packed(str(LORA), tmp_path / "y.apk").read().branches)
     assert type(refused(f"{bucket}/none", tmp_path / "z.apk")) is MissingFileError
 
 
@@ -186,7 +185,7 @@ def test_another_protocol_names_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "task"),
-    [("run 7", "run_7"), ("..", "adapter"), (".hidden", "hidden"), ("𠀀" * 70, "𠀀" * 50), ("x" * 300, "x" * 200)],
+    [("run 7", "run 7"), ("..", "adapter"), (".hidden", "hidden"), ("𠀀" * 70, "adapter"), ("x" * 300, "x" * 200)],
     ids=["a space", "dots", "hidden", "four bytes a letter", "long"],
 )
 def test_what_a_folder_is_called_here(name: str, task: str, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_another_number_of_names_is_told(folder: Path) -> None:
     assert any("1,000" in note and "no class names" in note for note in found.notes)
 
 
+def test_names_that_are_too_long_are_told(folder: Path) -> None:
+    long = {number: "x" * (1 << 20) for number in names(classes())}
+    (folder / "config.json").write_text(json.dumps({"id2label": long}))
+    found = read(folder, Hints())
+    assert found.adapter.labels is None
+    assert any("bytes" in note and "no class names" in note for note in found.notes)
+
+
 ODD: dict[str, Any] = {
     "made up": {"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}},
     "no names": {"id2label": {}},

@@ -450,6 +450,30 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         "bad-parameter",
         "scale is missing",
     ),
+    "setting-of-another-type": (
+        lambda: [branch("blocks.0.attn.proj", "lora", {"down": dense(2, 48), "up": dense(48, 2)}, scale=[])],
+        "bad-parameter",
+        r"scale is \[\]",
+    ),
+    "scale-that-is-no-number": (
+        lambda: [branch("blocks.0.attn.proj", "lora", {"down": dense(2, 48), "up": dense(48, 2)}, scale=float("nan"))],
+        "bad-parameter",
+        "scale is nan",
+    ),
+    "nonlinearity-of-another-name": (
+        lambda: [
+            branch(
+                "blocks.0.mlp.fc2",
+                "adapter",
+                {"down": dense(3, 48), "up": dense(48, 3)},
+                scale=1.0,
+                tap="output",
+                nonlinearity="swish",
+            )
+        ],
+        "bad-parameter",
+        "swish.*expected .*silu",
+    ),
     "unknown-method": (lambda: [branch("norm", "none-such", {"bias": dense(48)})], "unknown-method", "none-such"),
     "bare-parameter": (lambda: [branch("cls_token", "replace", {"value": dense(48)})], "site-shape", "cls_token"),
     "no-such-parameter": (lambda: [branch("norm", "replace", {"value": dense(48)})], "missing-site", "value at norm"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from adapterpack._files import Source
 from adapterpack._scratch import copy, scratch_folder
+from adapterpack.container.names import fits_task
 from adapterpack.converters import _folder, _labels, adapterhub, peft
 from adapterpack.converters._base import SOURCE_BYTES
 from adapterpack.converters.settings import BYTES
@@ -95,5 +96,7 @@ def _require_folder(url: str) -> None:
 
 
 def _plain(name: str) -> str:
-    """A folder's name that any file system takes, and any task."""
-    return re.sub(r"[^\w.-]", "_", name).encode()[:_NAME].decode(errors="ignore").strip("._") or "adapter"
+    """The folder's own name, as on a disk; one that no task may have, or that is too long for a disk, is made plain."""
+    if fits_task(name) and len(name.encode()) <= _NAME:
+        return name
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME].strip("._") or "adapter"

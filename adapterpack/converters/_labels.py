@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterpack._files import PathSource
+from adapterpack.codecs.labels import MAX_BYTES
 from adapterpack.converters._base import Imported, prefix_of
 from adapterpack.errors import AdapterPackError, steering
 
@@ -33,10 +34,13 @@ def with_labels(imported: Imported, source: Path) -> Imported:
     names = _id2label(source / FILE)
     if names is None:
         return imported
+    odd = ""
     if len(names) != adapter.head.classes:
-        classes = adapter.head.classes
-        note = f"{FILE} names {len(names):,} classes, the head has {classes:,}: no class names were taken"
-        return replace(imported, notes=(*imported.notes, note))
+        odd = f"{FILE} names {len(names):,} classes, the head has {adapter.head.classes:,}"
+    elif (size := len("\n".join(names).encode())) > MAX_BYTES:
+        odd = f"the class names of {FILE} take {size:,} bytes, at most {MAX_BYTES:,} are kept"
+    if odd:
+        return replace(imported, notes=(*imported.notes, f"{odd}: no class names were taken"))
     named, note = replace(adapter, labels=names), f"the class names are those of {FILE}"
     return replace(imported, adapter=named, notes=(*imported.notes, note))
 

@@ -84,7 +84,7 @@ def _check_described(adapter: Adapter) -> None:
 
 
 def _check(method: Method, params: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> None:
-    _check_settings(method, params, where)
+    check_settings(method, params, where)
     required, known = set(method.roles.required), set(method.roles.order)
     if not required <= set(shapes):
         missing = ", ".join(sorted(required - set(shapes)))
@@ -100,11 +100,16 @@ def _check(method: Method, params: Mapping[str, Any], shapes: Mapping[str, Shape
         raise CorruptFileError(f"{method.name}: {error}", Reason.BAD_SHAPE, where) from error
 
 
-def _check_settings(method: Method, params: Mapping[str, Any], where: str) -> None:
-    if set(params) != set(method.settings):
-        names = ", ".join(sorted(set(params) ^ set(method.settings)))
+def check_settings(method: Method, params: Mapping[str, Any], where: str) -> None:
+    """Check that a branch gives all of its method's settings, each of its type and value, and no others.
+
+    Raises:
+        CorruptFileError: `bad-parameter`.
+    """
+    for wrong in sorted(params.keys() ^ method.settings.keys()):
+        text = f"{method.name}: setting {wrong} is {'unknown' if wrong in params else 'missing'}"
         hint = f"expected {', '.join(sorted(method.settings)) or 'none'}"
-        raise CorruptFileError(f"{method.name}: settings {names} missing or unknown", Reason.BAD_PARAMETER, where, hint)
+        raise CorruptFileError(text, Reason.BAD_PARAMETER, where, hint)
     for name, setting in method.settings.items():
         value = params[name]
         fine = type(value) is setting.type and (not setting.choices or value in setting.choices)

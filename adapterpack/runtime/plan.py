@@ -13,9 +13,10 @@ from typing import Literal, cast
 from torch import nn
 
 from adapterpack.adapter import Adapter, Branch, Head
-from adapterpack.errors import CallError, Reason, UnsupportedAdapterError, UnsupportedVersionError
+from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError, UnsupportedVersionError
 from adapterpack.methods import METHODS
 from adapterpack.methods._base import Method, transforms
+from adapterpack.packing.check import check_settings
 from adapterpack.runtime.places import Place, Residual, residual, resolve
 from adapterpack.tensors import Shape
 
@@ -107,9 +108,13 @@ def _checked(branch: Branch, known: dict[object, Checked]) -> Checked:
     """The branch's method and the shapes it needs; branches that differ in their site alone are checked once."""
     shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
     key = (branch.method, *shapes.items(), *branch.params.items())
-    if key not in known:
-        known[key] = _needs(branch, shapes)
-    return known[key]
+    try:
+        found = known.get(key)
+    except TypeError:  # a setting that no setting can be, which `_needs` names
+        return _needs(branch, shapes)
+    if found is None:
+        found = known[key] = _needs(branch, shapes)
+    return found
 
 
 def _needs(branch: Branch, shapes: Mapping[str, Shape]) -> Checked:
@@ -118,6 +123,10 @@ def _needs(branch: Branch, shapes: Mapping[str, Shape]) -> Checked:
         raise UnsupportedVersionError(text, Reason.UNKNOWN_METHOD, str(branch.site), "update adapterpack")
     method = METHODS[branch.method]
     _check_roles(branch, method)
+    try:
+        check_settings(method, branch.params, str(branch.site))
+    except CorruptFileError as error:
+        raise UnsupportedAdapterError(error.message, Reason(error.reason), error.where, error.hint) from error
     try:
         return method, method.features(shapes, branch.params)
     except ValueError as error:
@@ -202,10 +211,6 @@ def _check_roles(branch: Branch, method: Method) -> None:
         if role not in roles.order:
             text, hint = f"{method.name} at {site} has no use for {role}", f"expected {', '.join(roles.order)}"
             raise UnsupportedAdapterError(text, Reason.UNMAPPED_TENSOR, site, hint)
-    if branch.params.keys() != method.settings.keys():
-        wrong = sorted(branch.params.keys() ^ method.settings.keys())[0]
-        text = f"{method.name} at {site}: setting {wrong} is {'unknown' if wrong in branch.params else 'missing'}"
-        raise UnsupportedAdapterError(text, Reason.BAD_PARAMETER, site)
 
 
 def _check_shapes(place: Place, needed: Mapping[str, Shape], method: Method) -> None:
