@@ -31,6 +31,8 @@ CLAIMS = (
     ("every adapter beats the probe (1-bit LoRA)", "lora 1 bit dim 32", "probe"),
 )
 
+LOSS = 1.0  # points
+
 
 def write_report(rows: Sequence[Row], folder: Path) -> Path:
     """`study.md`, and a plot where matplotlib is there.
@@ -96,7 +98,10 @@ def _cell(rows: Sequence[Row]) -> str:
 def _claims(cells: Cells, tasks: Sequence[str]) -> list[str]:
     """Differences of the means over seeds; behind ± the standard error of each, from the spread over seeds."""
     lines = ["## What holds here of what the papers say", "",
-             "| claim | difference, points | by task | bytes of the .apk |", "|---|---|---|---|"]  # fmt: skip
+             f"Nothing is lost where the mean is at most {LOSS:g} point lower; one beats another where the mean "
+             "difference is above twice its standard error.", "",
+             "| claim | here | difference, points | by task | bytes of the .apk |",
+             "|---|---|---|---|---|"]  # fmt: skip
     for text, one, other in CLAIMS:
         both = [task for task in tasks if (one, task) in cells and (other, task) in cells]
         if both:
@@ -105,7 +110,11 @@ def _claims(cells: Cells, tasks: Sequence[str]) -> list[str]:
             by_task = ", ".join(f"{task} {gap:+.1f} ± {error:.1f}" for task, gap, error in zip(both, gaps, errors))
             size = mean(row["bytes"] for task in both for row in cells[one, task])
             beside = mean(row["bytes"] for task in both for row in cells[other, task])
-            lines.append(f"| {text} | {mean(gaps):+.2f} | {by_task} | {size:,.0f} against {beside:,.0f} |")
+            gap, error = mean(gaps), sqrt(sum(one**2 for one in errors)) / len(errors)
+            found = _verdict(gap, error, loses="loses nothing" in text)
+            lines.append(
+                f"| {text} | {found} | {gap:+.2f} ± {error:.2f} | {by_task} | {size:,.0f} against {beside:,.0f} |"
+            )
     return [*lines, ""]
 
 
@@ -130,6 +139,15 @@ def _why(rows: Sequence[Row], finals: Sequence[Row]) -> list[str]:
                     gap = f"{_mean(after) - _mean(before):+.1f} ± {_error(after, before):.1f}"
                     found.append(f"| | {name} | {_cell(after)} | {gap} |")
     return [*lines, *found, ""] if asked and found else []
+
+
+def _verdict(gap: float, error: float, *, loses: bool) -> str:
+    """What a mean difference says of a claim; `loses` for one that nothing is lost, else that one beats another."""
+    if loses:
+        return "holds" if gap >= -LOSS else "does not hold"
+    if abs(gap) <= 2 * error:
+        return "undecided"
+    return "holds" if gap > 0 else "does not hold"
 
 
 def _above_probe(cells: Cells, cases: Sequence[str], tasks: Sequence[str]) -> list[str]:

@@ -39,8 +39,9 @@ def test_accuracies(page: str) -> None:
 
 
 def test_claims(page: str) -> None:
-    """81.0 − 82.0, with the error sqrt(8 / 2 + 0 / 2) = 2.0."""
-    assert "| 1 bit loses nothing (LoRA, dim 32) | -1.00 | digits -1.0 ± 2.0 |" in page
+    """81.0 − 82.0, with the error sqrt(8 / 2 + 0 / 2) = 2.0; 81.0 is far above 42.0 ± 2.8 and 51.0 ± 1.4."""
+    assert "| 1 bit loses nothing (LoRA, dim 32) | holds | -1.00 ± 2.00 | digits -1.0 ± 2.0 |" in page
+    assert "| high dim at 1 bit beats low dim at 8 bits (LoRA) | holds | +39.00 ± 2.00 |" in page
     assert "AdaptFormer" not in page  # nothing is claimed of what was not run
 
 
@@ -105,3 +106,13 @@ def test_the_runs_that_ask_why() -> None:
     assert sorted({one.scale for one in runs}) == pytest.approx([10 / 3, 10.0, 30.0])
     better = [{**row, "test": 0.9} if row["case"] == "lora 1 bit dim 32" else row for row in ROWS]
     assert asking_why(core, {str(i): row for i, row in enumerate(better)}) == []
+
+
+@pytest.mark.parametrize(
+    ("tests", "found"), [((0.80, 0.86), "undecided"), ((0.70, 0.70), "holds"), ((0.95, 0.95), "does not hold")]
+)
+def test_one_that_beats_another(tests: tuple[float, float], found: str, tmp_path: Path) -> None:
+    """81.0 is 2.0 below 83.0, whose standard error is 3.0; above 70.0 and below 95.0 without any."""
+    rows = [*ROWS[:6], *[run("lora 8 bit dim 4", "digits", s, t) for s, t in enumerate(tests)]]
+    page = write_report(rows, tmp_path).read_text("utf-8")
+    assert f"| high dim at 1 bit beats low dim at 8 bits (LoRA) | {found} |" in page
