@@ -41,7 +41,8 @@ def split_budget(found: Sensitivities, budget: float, *, kind: str, rank: int, t
 
     For each threshold τ the τ most sensitive entries of all tensors together are marked. A matrix with at least a
     tenth of its module's parameters marked gets the module, a vector with a fifth marked is trained whole, other marked
-    entries are trained one by one. Two thresholds equally near: the larger.
+    entries are trained one by one. Two thresholds equally near: the larger. A budget that no mask reaches gives the
+    largest.
 
     Args:
         found: sensitivities, float32, in the parameter's shape.
@@ -51,7 +52,7 @@ def split_budget(found: Sensitivities, budget: float, *, kind: str, rank: int, t
         token: parameters of the class token, which is always trained.
 
     Raises:
-        CallError: `bad-call`, a budget that is too small or too large; `not-finite`.
+        CallError: `bad-call`, a budget that every mask exceeds twice over; `not-finite`.
     """
     sizes = np.array([values.size for values in found.values()], np.int64)
     total = int(sizes.sum())
