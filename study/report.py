@@ -130,7 +130,10 @@ def _why(rows: Sequence[Row], finals: Sequence[Row]) -> list[str]:
             asked.setdefault((row["task"], row["case"], row["variation"]), []).append(row)
     found = []
     for task, *both in falls_short(finals):
-        for case in (row["case"] for row in both):
+        cases = [row["case"] for row in both]
+        if not any(key[:2] == (task, case) for key in asked for case in cases):
+            continue
+        for case in cases:
             before = [row for row in finals if (row["task"], row["case"]) == (task, case)]
             found.append(f"| {task}, {case} | – | {_cell(before)} | |")
             for name in VARIATIONS:
