@@ -7,7 +7,7 @@ Arrays are read-only by convention; nothing in the package writes to an array it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Union
@@ -195,16 +195,36 @@ def inflate(tensors: Sequence[Quantized], factors: Sequence[float] | None = None
         factors: one a tensor, for example the scale of a LoRA branch; None for all 1.
     """
     out: list[F32] = [_EMPTY] * len(tensors)
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for i, t in enumerate(tensors):
-        form = (numel(t.shape), t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
-        alike.setdefault(form, []).append(i)
-    for rows in alike.values():
-        factor = None if factors is None else np.array([[factors[i]] for i in rows], np.float32)
-        values = _inflate_alike([tensors[i] for i in rows], factor)
-        for row, i in zip(values, rows):
-            out[i] = row.reshape(tensors[i].shape)
+    for places, stack in inflate_stacks(tensors, factors):
+        for i, values in zip(places, stack):
+            out[i] = values
     return out
+
+
+def inflate_stacks(
+    tensors: Sequence[Quantized], factors: Sequence[float] | None = None
+) -> Iterator[tuple[list[int], F32]]:
+    """As `inflate`; tensors of one shape and form come as one array [n, *shape], with their places in `tensors`."""
+    for by_shape in alike(tensors):
+        rows = [i for places in by_shape.values() for i in places]
+        factor = None if factors is None else np.array([factors[i] for i in rows], np.float32)[:, None]
+        values = _inflate_alike([tensors[i] for i in rows], factor)
+        at = 0
+        for shape, places in by_shape.items():
+            yield places, values[at : at + len(places)].reshape(len(places), *shape)
+            at += len(places)
+
+
+def alike(tensors: Sequence[Quantized]) -> list[dict[Shape, list[int]]]:
+    """The places of those of one size and form, by shape."""
+    exact: dict[tuple[Any, ...], list[int]] = {}
+    for i, t in enumerate(tensors):
+        form = (t.shape, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.itemsize)
+        exact.setdefault(form, []).append(i)
+    found: dict[tuple[Any, ...], dict[Shape, list[int]]] = {}
+    for (shape, *form), places in exact.items():
+        found.setdefault((numel(shape), *form), {})[shape] = places
+    return list(found.values())
 
 
 _EMPTY = np.zeros(0, np.float32)

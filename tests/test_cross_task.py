@@ -261,7 +261,7 @@ def test_chains() -> None:
 
 def test_the_limit_counts_what_is_kept() -> None:
     entry = open_bundle(CROSS).index.tasks[2]
-    shapes = [[row.shape for row in rows] for rows in entry.rows_by_segment()]
+    shapes = entry.shapes_by_segment()
     need = CODECS["predictive-signs"].decoded_bytes(shapes[0], entry.segments[0].params)
     assert open_bundle(CROSS, Limits(need)).read("a").same_as(A)
     assert reason_of(open_bundle(CROSS, Limits(need)).read, "c") == "limit-exceeded"

@@ -16,6 +16,14 @@ CPU = torch.device("cpu")
 
 
 @settings(max_examples=60, deadline=None)
+def one_by_one(
+    tensors: list[Quantized], factors: list[float] | None = None, device: torch.device = CPU
+) -> list[torch.Tensor]:
+    found = {i: row for places, stack in inflate_on(tensors, device, factors) for i, row in zip(places, stack)}
+    assert sorted(found) == list(range(len(tensors)))
+    return [found[i] for i in sorted(found)]
+
+
 @given(
     bits=st.integers(1, 8),
     group=st.sampled_from([0, 1, 8, 32, 33]),
@@ -30,7 +38,7 @@ def test_equal_to_numpy(
 ) -> None:
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     made = [quantize(values * k, bits, group, scale=scale, offset=offset) for k in (1, 2)]
-    for found, expected in zip(inflate_on(made, CPU, [factor] * len(made)), inflate(made, [factor] * len(made))):
+    for found, expected in zip(one_by_one(made, [factor] * len(made)), inflate(made, [factor] * len(made))):
         assert found.dtype == torch.float32 and np.array_equal(found.numpy(), expected)
 
 
@@ -41,13 +49,13 @@ def test_mixture_keeps_its_order() -> None:
         for shape, bits in [((4, 8), 1), ((8, 4), 1), ((4, 8), 2), ((4, 8), 1)]
     ]
     factors = [0.01, 1.0, -3.0, 0.5]
-    for found, expected in zip(inflate_on(made, CPU, factors), inflate(made, factors)):
+    for found, expected in zip(one_by_one(made, factors), inflate(made, factors), strict=True):
         assert np.array_equal(found.numpy(), expected)
 
 
 def test_nothing_to_expand() -> None:
     empty = Quantized((0, 3), 1, "unit", 0, np.zeros(0, np.uint8), np.zeros(0, np.float32), None)
-    assert inflate_on([], CPU) == [] and inflate_on([empty], CPU)[0].shape == (0, 3)
+    assert one_by_one([]) == [] and one_by_one([empty])[0].shape == (0, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -55,5 +63,5 @@ def test_nothing_to_expand() -> None:
 @pytest.mark.parametrize("group", [0, 32])
 def test_equal_on_the_device(bits: int, group: int) -> None:
     made = [quantize(np.random.default_rng(0).standard_normal((32, 768)).astype(np.float32), bits, group)]
-    found = inflate_on(made, torch.device("cuda"), [0.1])[0]
+    (found,) = one_by_one(made, [0.1], torch.device("cuda"))
     assert found.is_cuda and np.array_equal(found.cpu().numpy(), inflate(made, [0.1])[0])

@@ -50,7 +50,7 @@ def test_dense_forms_and_their_memory(factor: float) -> None:
     forms = [Dense(values), Dense(values.astype(np.float16), "float16"), Dense(round_bfloat16(values), "bfloat16")]
     for form in forms:
         form.data.flags.writeable = False
-        (found,) = expand([(form, factor)], CPU)
+        (found,) = expand([form], [factor], CPU)
         assert found.dtype == torch.float32 and np.array_equal(found, form.dense() * np.float32(factor))
         found += 1  # the memory is the caller's own
         assert np.array_equal(form.dense(), Dense(form.data.copy(), form.dtype).dense())

@@ -5,6 +5,7 @@ Each tensor's codes begin on a byte. Source: spec/codecs.md, "signs" and "codebo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Re
 from adapterpack.tensors import SCALE_DTYPES, Quantized, Shape, Tensor, groups_of, numel
 
 GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
+_WORDS = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_WITHOUT_SIGN = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF)}
 _SAFE = 3e38  # below the largest float32 by more than any rounding
 FORM = ("group", "levels", "offset", "scale")
 
@@ -42,14 +45,13 @@ class Layout:
     scale: np.dtype[Any]
     offset: bool
 
-    def code_bytes(self, shapes: Sequence[Shape]) -> int:
-        return sum(n * packed_bytes(numel(shape), self.bits) for shape, n in Counter(shapes).items())
-
-    def group_count(self, shapes: Sequence[Shape]) -> int:
-        return sum(n * groups_of(numel(shape), self.group) for shape, n in Counter(shapes).items())
-
-    def payload_bytes(self, shapes: Sequence[Shape]) -> int:
-        return self.code_bytes(shapes) + self.group_count(shapes) * self.scale.itemsize * (2 if self.offset else 1)
+    def sizes(self, shapes: Sequence[Shape]) -> tuple[int, int]:
+        """Bytes of all codes, and how many groups there are."""
+        code_bytes = groups = 0
+        for shape, n in Counter(shapes).items():
+            code_bytes += n * packed_bytes(numel(shape), self.bits)
+            groups += n * groups_of(numel(shape), self.group)
+        return code_bytes, groups
 
 
 def layout_of(params: Params, bits: int) -> Layout:
@@ -93,13 +95,12 @@ def write_scales(writer: Writer, tensors: Sequence[Tensor], layout: Layout) -> N
         writer.numbers(offsets)
 
 
-def read_scales(reader: Reader, shapes: Sequence[Shape], layout: Layout) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """All scales and all offsets, checked.
+def read_scales(reader: Reader, count: int, layout: Layout) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """All scales and all offsets, `count` of each, checked.
 
     Raises:
         CorruptFileError: `bad-scale` for NaN, infinity or a set sign bit; `not-finite` for an offset or a weight.
     """
-    count = layout.group_count(shapes)
     scales = reader.numbers(count, layout.scale)
     offsets = reader.numbers(count, layout.scale) if layout.offset else None
     _check_scales(scales, offsets, layout, CorruptFileError)
@@ -111,13 +112,15 @@ def _check_scales(
 ) -> None:
     """Refuse what is no scale or offset, and groups whose outermost weight, in float32, is infinite (codebooks are
     symmetric)."""
-    if not np.isfinite(scales).all() or np.signbit(scales).any():
+    highest, furthest = _largest(scales, signed=False), 0.0
+    if not highest < math.inf:
         raise error("a scale is negative, infinite or NaN", Reason.BAD_SCALE)
-    if offsets is not None and not np.isfinite(offsets).all():
-        raise error("an offset is infinite or NaN", Reason.NOT_FINITE)
+    if offsets is not None:
+        furthest = _largest(offsets, signed=True)
+        if not furthest < math.inf:
+            raise error("an offset is infinite or NaN", Reason.NOT_FINITE)
     level = levels_of(layout.levels, layout.bits)[-1]
-    bound = float(level) * float(scales.max(initial=0))
-    if bound + (0.0 if offsets is None else float(np.abs(offsets).max(initial=0))) < _SAFE:
+    if float(level) * highest + furthest < _SAFE:
         return
     with np.errstate(over="ignore"):
         outermost = level * scales.astype(np.float32)
@@ -125,6 +128,18 @@ def _check_scales(
             outermost = outermost + np.abs(offsets.astype(np.float32))
     if not np.isfinite(outermost).all():
         raise error("a scale times the outermost level is infinite", Reason.NOT_FINITE)
+
+
+def _largest(values: NDArray[Any], *, signed: bool) -> float:
+    """The largest magnitude, or NaN or infinity where there is one; unless `signed`, NaN for a set sign bit as well.
+
+    Found among the bit patterns, which are ordered as the magnitudes are, with infinity, NaN and signs above.
+    """
+    words = values.view(_WORDS[values.dtype.itemsize])
+    if signed:
+        words = words & _WITHOUT_SIGN[values.dtype.itemsize]
+    word = words.max(initial=0)
+    return math.nan if word > _WITHOUT_SIGN[values.dtype.itemsize] else float(word.view(values.dtype))
 
 
 def assemble(
@@ -169,15 +184,20 @@ def decode(payload: memoryview, shapes: Sequence[Shape], params: Params, bits: i
     """The inverse of `encode`."""
     layout = layout_of(params, bits)
     reader = Reader(payload, params["compression"])
-    codes = np.frombuffer(reader.section(layout.code_bytes(shapes)), np.uint8)
-    scales, offsets = read_scales(reader, shapes, layout)
+    code_bytes, groups = layout.sizes(shapes)
+    codes = np.frombuffer(reader.section(code_bytes), np.uint8)
+    scales, offsets = read_scales(reader, groups, layout)
     reader.done()
     return assemble(codes, scales, offsets, shapes, layout)
 
 
 def payload_bytes(shapes: Sequence[Shape], params: Params, bits: int) -> int | None:
     """Exact where nothing is compressed."""
-    return layout_of(params, bits).payload_bytes(shapes) if params["compression"] == "none" else None
+    if params["compression"] != "none":
+        return None
+    layout = layout_of(params, bits)
+    code_bytes, groups = layout.sizes(shapes)
+    return code_bytes + groups * layout.scale.itemsize * (2 if layout.offset else 1)
 
 
 def decoded_bytes(shapes: Sequence[Shape], params: Params) -> int:

@@ -50,7 +50,7 @@ class PredictiveSigns:
         reader = Reader(payload, params["compression"])
         plane = take_plane(reader, shapes, params, given)
         layout = _quantized.layout_of(params, 1)
-        scales, offsets = _quantized.read_scales(reader, shapes, layout)
+        scales, offsets = _quantized.read_scales(reader, layout.sizes(shapes)[1], layout)
         reader.done()
         return _quantized.assemble(np.concatenate(plane.decode()), scales, offsets, shapes, layout)
 

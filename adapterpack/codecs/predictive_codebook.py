@@ -63,7 +63,7 @@ class PredictiveCodebook:
             if not padding_is_zero(part, numel(shape), bits - 1):
                 raise CorruptFileError("pad bits after the last code are not zero", Reason.PADDING_BITS)
         layout = _quantized.layout_of(params, bits)
-        scales, offsets = _quantized.read_scales(reader, shapes, layout)
+        scales, offsets = _quantized.read_scales(reader, layout.sizes(shapes)[1], layout)
         reader.done()
         codes = [_joined(top, part, numel(s), bits) for top, part, s in zip(plane.decode(), parts, shapes)]
         return _quantized.assemble(np.concatenate(codes), scales, offsets, shapes, layout)

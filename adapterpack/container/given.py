@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from adapterpack.container.index import FEATURE, Index, Segment, TaskEntry, TensorRow
+from adapterpack.container.index import FEATURE, Index, Segment, Shape, TaskEntry
 from adapterpack.errors import CorruptFileError, Reason
 
 
@@ -24,16 +24,16 @@ def check_given(index: Index, features: Iterable[str]) -> None:
         raise CorruptFileError(
             f"segments are given tasks, but {FEATURE!r} is not required", Reason.BAD_FIELD, "index.requires"
         )
-    before: dict[str, list[list[TensorRow]]] = {}
+    before: dict[str, list[list[Shape]]] = {}
     for t, task in enumerate(index.tasks):
-        rows = task.rows_by_segment()
+        shapes = task.shapes_by_segment()
         for number, segment in enumerate(task.segments):
-            _check_segment(segment, number, rows[number], before, f"index.tasks[{t}].segments[{number}].given")
-        before[task.name] = rows
+            _check_segment(segment, number, shapes[number], before, f"index.tasks[{t}].segments[{number}].given")
+        before[task.name] = shapes
 
 
 def _check_segment(
-    segment: Segment, number: int, rows: list[TensorRow], before: dict[str, list[list[TensorRow]]], where: str
+    segment: Segment, number: int, shapes: list[Shape], before: dict[str, list[list[Shape]]], where: str
 ) -> None:
     if segment.given and segment.skip:
         raise CorruptFileError("a segment to be skipped is given tasks", Reason.SEGMENT_REFERENCE, where)
@@ -43,7 +43,7 @@ def _check_segment(
         if number >= len(before[name]):
             message = f"the task {name!r} has no segment {number}"
             raise CorruptFileError(message, Reason.SEGMENT_REFERENCE, where)
-        if [row.shape for row in before[name][number]] != [row.shape for row in rows]:
+        if before[name][number] != shapes:
             message = f"segment {number} of the task {name!r} has other shapes"
             raise CorruptFileError(message, Reason.BAD_SHAPE, where)
 

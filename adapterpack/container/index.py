@@ -106,11 +106,17 @@ class TaskEntry:
         for row in self.head.values():
             yield row, "head"
 
-    def rows_by_segment(self) -> list[list[TensorRow]]:
-        """Each segment's tensors, in file order; the references are checked already."""
-        found: list[list[TensorRow]] = [[] for _ in self.segments]
-        for row, _ in self.rows():
-            found[row.segment].append(row)
+    def shapes_by_segment(self) -> list[list[Shape]]:
+        """The shapes of each segment's tensors, in file order; the references are checked already."""
+        found: list[list[Shape]] = [[] for _ in self.segments]
+        for group in self.groups:
+            one_site: dict[int, list[Shape]] = {}
+            for row in group.tensors.values():
+                one_site.setdefault(row.segment, []).append(row.shape)
+            for number, shapes in one_site.items():
+                found[number] += shapes * group.site_count()
+        for row in self.head.values():
+            found[row.segment].append(row.shape)
         return found
 
     def payload_bytes(self) -> int:

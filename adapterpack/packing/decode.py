@@ -27,11 +27,13 @@ class Content:
     Attributes:
         forms: of each segment's tensors; None for class names and skipped segments.
         segments: the tensors of each segment, in file order.
+        tensors: all of them, in file order.
         labels: class names.
     """
 
     forms: Forms
     segments: list[list[Tensor]]
+    tensors: list[Tensor]
     labels: tuple[str, ...] | None
 
 
@@ -123,7 +125,7 @@ def decode_task(
     Raises:
         CorruptFileError, UnsupportedVersionError: each reason of index and payload; `digest-mismatch`.
     """
-    shapes = [[row.shape for row in rows] for rows in entry.rows_by_segment()]
+    shapes = entry.shapes_by_segment()
     forms = check_task(entry, shapes, bounds, where, earlier.nbytes())
     decoded: list[list[Tensor]] = []
     for i, segment in enumerate(entry.segments):
@@ -133,15 +135,15 @@ def decode_task(
             decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params, given))
         except AdapterPackError as error:
             raise _placed(error, f"{where}.segments[{i}]") from error
-    found = Content(forms, decoded, _class_names(entry, payloads, where))
-    contents = (part for tensor in _in_file_order(entry, found) for part in tensor.content())
+    found = Content(forms, decoded, _in_file_order(entry, decoded), _class_names(entry, payloads, where))
+    contents = (part for tensor in found.tensors for part in tensor.content())
     if digest.digest(digest.describe(entry, forms, found.labels), contents) != expected:
         raise CorruptFileError("the decoded content does not match the task's digest", Reason.DIGEST, where)
     return found
 
 
-def _in_file_order(entry: TaskEntry, content: Content) -> list[Tensor]:
-    queues = [iter(tensors) for tensors in content.segments]
+def _in_file_order(entry: TaskEntry, segments: list[list[Tensor]]) -> list[Tensor]:
+    queues = [iter(tensors) for tensors in segments]
     return [next(queues[row.segment]) for row, _ in entry.rows()]
 
 
@@ -156,7 +158,7 @@ def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -
 
 def assemble(entry: TaskEntry, content: Content, backbone: Backbone) -> Adapter:
     """A decoded task as an adapter for the file's backbone."""
-    queue = iter(_in_file_order(entry, content))
+    queue = iter(content.tensors)
     branches = tuple(
         Branch(site, group.method, group.params, {role: next(queue) for role in group.tensors})
         for group in entry.groups

@@ -145,7 +145,7 @@ def features_of(model: nn.Module) -> int:
 
 def has_thirds(attention: nn.Module) -> bool:
     """Whether the rows of `attention.qkv` are q, k and v, each as a whole."""
-    if getattr(attention, "use_global", False):  # GCViT's global attention has rows of k and v only
+    if vars(attention).get("use_global"):  # GCViT's global attention has rows of k and v only
         return False
     return _forward(attention) in _THIRDS
 
@@ -156,7 +156,7 @@ def reads_weight(parent: nn.Module, name: str) -> bool:
     BEiT, EVA and Swin V2 do so with `qkv` where their q and v have biases of their own.
     """
     own_biases = name == "qkv" and parent._parameters.get("q_bias") is not None
-    return own_biases and not getattr(parent, "qkv_bias_separate", False)
+    return own_biases and not vars(parent).get("qkv_bias_separate")
 
 
 def no_hook(parent: nn.Module, name: str) -> str:

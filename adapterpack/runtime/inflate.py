@@ -5,35 +5,34 @@ Every weight goes through the float32 roundings of `tensors.inflate` in the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from adapterpack.codebooks import levels_of
-from adapterpack.tensors import Quantized
+from adapterpack.tensors import Quantized, alike
 
 
 def inflate_on(
     tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None = None
-) -> list[torch.Tensor]:
-    """The weights of many tensors, each float32 [shape] on `device`.
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The weights of many tensors, float32 on `device`; see `tensors.inflate_stacks`.
 
     Args:
         tensors: any mixture of shapes and forms; those of one size and form are expanded together.
         device: where the result is.
         factors: one a tensor; multiplies every weight, rounded once after the weight itself. None for all 1.
+
+    Yields:
+        Tensors of one shape and form as one, [n, *shape], with their places in `tensors`.
     """
-    out: list[torch.Tensor] = [torch.empty(0)] * len(tensors)
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for i, t in enumerate(tensors):
-        form = (t.entries, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.str)
-        alike.setdefault(form, []).append(i)
-    for rows in alike.values():
+    for by_shape in alike(tensors):
+        rows = [i for places in by_shape.values() for i in places]
         chosen = None if factors is None else [factors[i] for i in rows]
-        for i, weights in zip(rows, _expand([tensors[i] for i in rows], device, chosen)):
-            out[i] = weights.reshape(tensors[i].shape)
-    return out
+        weights = _expand([tensors[i] for i in rows], device, chosen)
+        for (shape, places), stack in zip(by_shape.items(), weights.split([len(v) for v in by_shape.values()])):
+            yield places, stack.reshape(len(places), *shape)
 
 
 def _expand(tensors: Sequence[Quantized], device: torch.device, factors: Sequence[float] | None) -> torch.Tensor:

@@ -23,7 +23,7 @@ _SEPARATE = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen, like `plan.Step`: a load makes dozens, and freezing triples the cost
 class Place:
     """A site found in a model.
 

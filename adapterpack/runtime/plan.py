@@ -30,7 +30,7 @@ How = Literal["fold", "hook", "residual", "swap"]
 Checked = tuple[Method, Mapping[str, Shape]]  # a method, and the shapes that a place must have for a branch to fit
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Step:
     """One branch and how it goes in; `at` is a `Residual` exactly where `how` is "residual"."""
 
@@ -73,9 +73,7 @@ def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
     """
     if fold not in FOLDS:
         raise CallError(f"fold is {fold!r}", Reason.BAD_CALL, hint=f"expected one of {', '.join(FOLDS)}")
-    known: dict[object, Checked] = {}
-    steps = [_step(branch, _checked(branch, known), model, fold) for branch in adapter.branches]
-    steps = _in_order_of_effect(steps, known)
+    steps = _in_order_of_effect(_steps(adapter.branches, model, fold))
     _require_foldable(steps, fold)
     _require_single_replacements(steps)
     return sorted(steps, key=lambda step: step.order)
@@ -104,20 +102,30 @@ def _check_labels(adapter: Adapter, head: Head) -> None:
         raise UnsupportedAdapterError(text, Reason.BAD_LABELS, "head", "give one label for each class, in order")
 
 
-def _checked(branch: Branch, known: dict[object, Checked]) -> Checked:
-    """The branch's method and the shapes it needs; branches that differ in their site alone are checked once."""
-    shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
-    key = (branch.method, *shapes.items(), *branch.params.items())
+def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Step]:
+    """Branches that differ in their site alone, as those of one group of a file do, are checked once."""
+    steps: list[Step] = []
+    last: Branch | None = None
+    for branch in branches:
+        if last is None or not _alike(branch, last):
+            last, checked = branch, _needs(branch)
+        steps.append(_step(branch, checked, model, fold))
+    return steps
+
+
+def _alike(one: Branch, other: Branch) -> bool:
+    """The very same settings (equal ones may differ in type: 1 and True), and tensors of the same roles and shapes."""
+    if one.params is not other.params or one.method != other.method or len(one.tensors) != len(other.tensors):
+        return False
     try:
-        found = known.get(key)
-    except TypeError:  # a setting that no setting can be, which `_needs` names
-        return _needs(branch, shapes)
-    if found is None:
-        found = known[key] = _needs(branch, shapes)
-    return found
+        return all(tensor.shape == other.tensors[role].shape for role, tensor in one.tensors.items())
+    except KeyError:
+        return False
 
 
-def _needs(branch: Branch, shapes: Mapping[str, Shape]) -> Checked:
+def _needs(branch: Branch) -> Checked:
+    """The branch's method, and the shapes that it needs."""
+    shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
     if branch.method not in METHODS:
         text = f"method {branch.method!r} is unknown"
         raise UnsupportedVersionError(text, Reason.UNKNOWN_METHOD, str(branch.site), "update adapterpack")
@@ -168,22 +176,24 @@ def _transform_how(place: Place, needed: Mapping[str, Shape], method: Method, br
     raise UnsupportedAdapterError(text, Reason.MISSING_SITE, str(place.site))
 
 
-def _in_order_of_effect(steps: Sequence[Step], known: dict[object, Checked]) -> list[Step]:
+def _in_order_of_effect(steps: list[Step]) -> list[Step]:
     """Where other branches share its module, a transform goes into the weight, which all of them are added to."""
+    if not any(transforms(step.method) for step in steps):
+        return steps
     shared = Counter(id(step.place.module) for step in steps if step.how != "residual")
 
     def crowded(step: Step) -> bool:
         beside = step.how == "hook" and transforms(step.method) and shared[id(step.place.module)] > 1
-        return beside and all(step.place.has(role) for role in _checked(step.branch, known)[1])
+        return beside and all(step.place.has(role) for role in _needs(step.branch)[1])
 
     return _beside_a_shift([replace(step, how="swap") if crowded(step) else step for step in steps])
 
 
-def _beside_a_shift(steps: Sequence[Step]) -> list[Step]:
+def _beside_a_shift(steps: list[Step]) -> list[Step]:
     """Where a transform has to stay beside its module, which lacks the bias for it, so does all that is added there."""
     stays = {id(s.place.module) for s in steps if s.how == "hook" and transforms(s.method)}
     if not stays:
-        return list(steps)
+        return steps
     for step in steps:
         if step.how != "residual" and id(step.place.module) in stays and step.method.name == "dora":
             text = f"{step.place.site} has no bias for the shift, so dora cannot act on the result"
