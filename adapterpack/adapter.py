@@ -7,11 +7,12 @@ projection, `norm` the final LayerNorm, `cls_token` a bare parameter. A *branch*
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.stacks import Column
 from adapterpack.tensors import Tensor, same_tensor
 
 Json = Any  # what strict JSON can hold: None, bool, int, float, str, list, dict
@@ -81,6 +82,80 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BranchGroup:
+    """Branches that differ in nothing but their site, and in the numbers of their tensors.
+
+    Attributes:
+        method, params: of all of them.
+        sites: of each.
+        columns: by role, the tensors of all sites, in the order of `sites`.
+    """
+
+    method: str
+    params: Params
+    sites: tuple[Site, ...]
+    columns: Mapping[str, Column]
+
+
+class Branches(Sequence[Branch]):
+    """Branches as a file keeps them, by group; one by one they are made when they are asked for."""
+
+    def __init__(self, groups: Iterable[BranchGroup]) -> None:
+        self.groups = tuple(groups)
+        self._made: tuple[Branch, ...] | None = None
+
+    @classmethod
+    def of(cls, branches: Sequence[Branch]) -> Branches:
+        """Branches in their order; neighbours that are alike make a group."""
+        if isinstance(branches, cls):
+            return branches
+        runs: list[list[Branch]] = []
+        for branch in branches:
+            if runs and _alike(branch, runs[-1][0]):
+                runs[-1].append(branch)
+            else:
+                runs.append([branch])
+        found = cls(_group(run) for run in runs)
+        found._made = tuple(branches)
+        return found
+
+    def __len__(self) -> int:
+        return sum(len(group.sites) for group in self.groups)
+
+    def __iter__(self) -> Iterator[Branch]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, at: int) -> Branch: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Branch, ...]: ...
+    def __getitem__(self, at: int | slice) -> Branch | tuple[Branch, ...]:
+        return self._all()[at]
+
+    def _all(self) -> tuple[Branch, ...]:
+        if self._made is None:
+            self._made = tuple(branch for group in self.groups for branch in _branches(group))
+        return self._made
+
+
+def _branches(group: BranchGroup) -> Iterator[Branch]:
+    for site, *tensors in zip(group.sites, *group.columns.values()):
+        yield Branch(site, group.method, group.params, dict(zip(group.columns, tensors)))
+
+
+def _group(run: Sequence[Branch]) -> BranchGroup:
+    columns = {role: [branch.tensors[role] for branch in run] for role in run[0].tensors}
+    return BranchGroup(run[0].method, run[0].params, tuple(branch.site for branch in run), columns)
+
+
+def _alike(one: Branch, other: Branch) -> bool:
+    """The very same settings (equal ones may differ in type: 1 and True), and tensors of the same roles and shapes."""
+    if one.params is not other.params or one.method != other.method or one.tensors.keys() != other.tensors.keys():
+        return False
+    return all(tensor.shape == other.tensors[role].shape for role, tensor in one.tensors.items())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """The classifier of one task: weight [classes, features], and bias [classes] or none."""
 
@@ -141,7 +216,7 @@ class Adapter:
 
     name: str
     method: str
-    branches: tuple[Branch, ...]
+    branches: Sequence[Branch]
     head: Head | None = None
     labels: tuple[str, ...] | None = None
     data: DataSettings | None = None

@@ -7,7 +7,6 @@ Arrays are read-only by convention; nothing in the package writes to an array it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Union
@@ -125,7 +124,8 @@ class Quantized:
 
     def dense(self) -> F32:
         """The weights, float32 [shape]."""
-        return inflate([self])[0]
+        offset = None if self.offset is None else self.offset[None]
+        return inflate(self, self.packed[None], self.scale[None], offset).reshape(self.shape)
 
     def content(self) -> Content:
         """What the digest covers: packed codes, scales, offsets, little-endian."""
@@ -184,97 +184,75 @@ def same_tensor(one: Tensor, other: Tensor) -> bool:
     return b"".join(map(bytes, one.content())) == b"".join(map(bytes, other.content()))
 
 
-def inflate(tensors: Sequence[Quantized], factors: Sequence[float] | None = None) -> list[F32]:
-    """The weights of many tensors at once, each float32 [shape].
-
-    Tensors of one size and form are expanded together, which is what makes loading a file of 48 small matrices cheap.
-    Where a factor f is not 1, every weight w of that tensor becomes float32(f·w), rounded once after w itself.
-
-    Args:
-        tensors: any mixture of shapes and forms.
-        factors: one a tensor, for example the scale of a LoRA branch; None for all 1.
-    """
-    out: list[F32] = [_EMPTY] * len(tensors)
-    for places, stack in inflate_stacks(tensors, factors):
-        for i, values in zip(places, stack):
-            out[i] = values
-    return out
-
-
-def inflate_stacks(
-    tensors: Sequence[Quantized], factors: Sequence[float] | None = None
-) -> Iterator[tuple[list[int], F32]]:
-    """As `inflate`; tensors of one shape and form come as one array [n, *shape], with their places in `tensors`."""
-    for by_shape in alike(tensors):
-        rows = [i for places in by_shape.values() for i in places]
-        factor = None if factors is None else np.array([factors[i] for i in rows], np.float32)[:, None]
-        values = _inflate_alike([tensors[i] for i in rows], factor)
-        at = 0
-        for shape, places in by_shape.items():
-            yield places, values[at : at + len(places)].reshape(len(places), *shape)
-            at += len(places)
-
-
-def alike(tensors: Sequence[Quantized]) -> list[dict[Shape, list[int]]]:
-    """The places of those of one size and form, by shape."""
-    exact: dict[tuple[Any, ...], list[int]] = {}
-    for i, t in enumerate(tensors):
-        form = (t.shape, t.bits, t.levels, t.group, t.offset is None, t.scale.dtype.itemsize)
-        exact.setdefault(form, []).append(i)
-    found: dict[tuple[Any, ...], dict[Shape, list[int]]] = {}
-    for (shape, *form), places in exact.items():
-        found.setdefault((numel(shape), *form), {})[shape] = places
-    return list(found.values())
-
-
-_EMPTY = np.zeros(0, np.float32)
 _LARGE = 1024  # bytes: from here on a lookup costs more than the call that makes it
 
 
-def _inflate_alike(tensors: list[Quantized], factor: F32 | None) -> F32:
-    """Tensors of one size and form: float32 [tensors, entries]."""
-    first = tensors[0]
-    levels = levels_of(first.levels, first.bits)
-    scale = _rows_of([t.scale for t in tensors])
-    offset = None
-    if first.offset is not None:
-        offset = _rows_of([t.offset for t in tensors if t.offset is not None])
-    if first.group == 0 and 8 % first.bits == 0 and first.entries:
+def inflate(
+    form: Quantized,
+    packed: U8,
+    scale: NDArray[Any],
+    offset: NDArray[Any] | None,
+    factor: float = 1.0,
+    room: F32 | None = None,
+) -> F32:
+    """The weights of several tensors of one size and form at once: what makes loading many small matrices cheap.
+
+    Where the factor f is not 1, every weight w becomes float32(f·w), rounded once after w itself.
+
+    Args:
+        form: one of them.
+        packed: the codes of each, [tensors, bytes].
+        scale, offset: [tensors, groups].
+        factor: for example the scale of a LoRA branch.
+        room: memory for the result, at least `len(packed) * room_of(form)` numbers; None for new memory.
+
+    Returns:
+        float32 [tensors, entries].
+    """
+    levels = levels_of(form.levels, form.bits)
+    scale = scale.astype(np.float32, copy=False)
+    offset = None if offset is None else offset.astype(np.float32, copy=False)
+    count, width = len(packed), room_of(form)
+    room = np.empty(count * width, np.float32) if room is None else room[: count * width]
+    out = room.reshape(count, width)
+    if form.group == 0 and 8 % form.bits == 0 and form.entries:
         values = levels * scale if offset is None else levels * scale + offset
-        return _by_byte_table(tensors, values if factor is None else values * factor)
-    out = np.empty((len(tensors), first.entries), np.float32)
-    which = np.arange(first.entries) // (first.group or max(first.entries, 1))
-    for row, t in enumerate(tensors):
-        out[row] = levels[t.codes()] * scale[row][which]
+        _by_byte_table(form.bits, packed, values if factor == 1 else values * np.float32(factor), out)
+        return out[:, : form.entries]
+    which = np.arange(form.entries) // (form.group or max(form.entries, 1))
+    for i, row in enumerate(out[:, : form.entries]):
+        row[:] = levels[bitstream.unpack(packed[i], form.entries, form.bits)] * scale[i][which]
         if offset is not None:
-            out[row] += offset[row][which]
-    return out if factor is None else out * factor
+            row += offset[i][which]
+        if factor != 1:
+            row *= np.float32(factor)
+    return out[:, : form.entries]
 
 
-def _rows_of(parts: list[NDArray[Any]]) -> F32:
-    """One row for each of several equally long arrays, in float32."""
-    return np.concatenate(parts).reshape(len(parts), -1).astype(np.float32, copy=False)
+def room_of(form: Quantized) -> int:
+    """How many numbers `inflate` writes for one tensor: whole bytes are looked up, so there may be a few too many."""
+    return len(form.packed) * (8 // form.bits) if 8 % form.bits == 0 else form.entries
 
 
-def _by_byte_table(tensors: list[Quantized], values: F32) -> F32:
+def _by_byte_table(bits: int, packed: U8, values: F32, out: F32) -> None:
     """One group a tensor: a table of what each byte stands for, then one lookup a byte.
 
     Args:
-        tensors: of one size and form.
+        bits: of a code.
+        packed: [tensors, bytes].
         values: what each code stands for, [tensors, 2**bits].
+        out: where the weights go, [tensors, bytes * weights a byte].
     """
-    first = tensors[0]
-    codes = bitstream.codes_of_byte(first.bits)
+    codes = bitstream.codes_of_byte(bits)
     tables = values.take(codes, axis=1, mode="clip")  # [tensors, 256, weights a byte]
-    count, size = len(tensors), len(first.packed)
-    out = np.empty((count, size, codes.shape[1]), np.float32)
+    (count, size), each = packed.shape, codes.shape[1]
+    rows = out.reshape(count, size, each)
     if size >= _LARGE:
-        for table, t, rows in zip(tables, tensors, out):
-            table.take(t.packed, axis=0, out=rows, mode="clip")
+        for table, codes_of_row, row in zip(tables, packed, rows):
+            table.take(codes_of_row, axis=0, out=row, mode="clip")
     else:  # small tensors share a call
-        packed = np.array([t.packed for t in tensors], np.intp) + 256 * np.arange(count)[:, None]
-        tables.reshape(-1, codes.shape[1]).take(packed, axis=0, out=out, mode="clip")
-    return out.reshape(count, -1)[:, : first.entries]
+        places = packed.astype(np.intp) + 256 * np.arange(count)[:, None]
+        tables.reshape(-1, each).take(places, axis=0, out=rows, mode="clip")
 
 
 def require_finite(values: NDArray[Any], dtype: str, where: str) -> None:

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
     {"adapterpack.packing", "adapterpack.card", "adapterpack.converters"},
     {"adapterpack.codecs", "adapterpack.methods", "adapterpack.container"},
     {"adapterpack.adapter", "adapterpack.quantize"},
+    {"adapterpack.stacks"},
     {"adapterpack.tensors"},
     {"adapterpack._scratch"},
     {"adapterpack.codebooks", "adapterpack.bits", "adapterpack._files", "adapterpack._registry", "adapterpack._walk"},

@@ -24,7 +24,7 @@ SWAPPED = {
 @pytest.mark.parametrize("fold", ["auto", "never"])
 def test_how_each_method_goes_in(name: str, fold: Any) -> None:
     steps = plan(adapter(EXAMPLES[name]), vit(), fold)
-    found = {str(step.branch.site): step.how for step in steps}
+    found = {str(step.site): step.how for step in steps}
     for site, how in found.items():
         if name == "adaptformer" or (name == "adapter" and site.endswith((".attn", ".mlp"))):
             assert how == "residual"
@@ -46,7 +46,7 @@ def test_replacements_first_and_output_readers_last() -> None:
     kinds = [step.order for step in steps]
     assert (
         kinds == sorted(kinds)
-        and [step.branch for step in steps[-2:]] == [reader, last]
+        and [(step.site, step.params) for step in steps[-2:]] == [(b.site, b.params) for b in (reader, last)]
         and steps[0].method.name == "replace"
     )
 

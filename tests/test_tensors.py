@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from adapterpack.codebooks import levels_of
 from adapterpack.errors import CallError
+from adapterpack.stacks import QuantizedStack, stack_of
 from adapterpack.tensors import (
     Dense,
     Quantized,
     Sparse,
     groups_of,
-    inflate,
     numel,
     require_finite,
     round_bfloat16,
@@ -59,23 +59,28 @@ def naive(tensor: Quantized, factor: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("group", [0, 8, 16, 64])
 @pytest.mark.parametrize("factor", [1.0, 0.1, 10.0])
 def test_inflate_equals_the_formula_to_the_bit(bits: int, group: int, factor: float) -> None:
-    mixed = [
-        random_quantized(i, shape, bits, group, bool(i % 2) ^ (bits > 4), "float16" if i % 3 == 0 else "float32")
-        for i, shape in enumerate(SHAPES + SHAPES)
-    ]
-    for tensor, values in zip(mixed, inflate(mixed, [factor] * len(mixed)), strict=True):
-        assert values.dtype == np.float32 and values.shape == tensor.shape
-        assert values.tobytes() == naive(tensor, factor).tobytes()
+    for i, shape in enumerate(SHAPES):
+        form = (shape, bits, group, bool(i % 2) ^ (bits > 4), "float16" if i % 3 == 0 else "float32")
+        tensors = [random_quantized(seed, *form) for seed in (i, i + 100, i + 200)]
+        stack = stack_of(tensors)
+        assert isinstance(stack, QuantizedStack) and [*map(same_tensor, stack, tensors)] == [True] * 3
+        room = np.full(stack.room + 5, np.nan, np.float32)
+        for values in (stack.inflate(factor), stack.inflate(factor, room)):
+            assert values.dtype == np.float32 and values.shape == (3, *shape)
+            for tensor, row in zip(tensors, values):
+                assert row.tobytes() == naive(tensor, factor).tobytes()
+        assert np.isnan(room[-5:]).all()
 
 
 def test_dense_of_one_is_inflate_of_many() -> None:
-    tensors = [random_quantized(i, (5, 9), 1, 0, True, "float32") for i in range(4)]
-    for tensor, values in zip(tensors, inflate(tensors)):
+    tensors = [random_quantized(seed, (5, 9), 1, 0, True, "float32") for seed in (0, 2, 4)]
+    stack = stack_of(tensors)
+    assert stack is not None
+    for tensor, values in zip(tensors, stack.inflate()):
         assert tensor.dense().tobytes() == values.tobytes()
 
 
 def test_inflate_of_nothing() -> None:
-    assert inflate([]) == []
     empty = Quantized((0,), 2, "normal-l1", 0, np.zeros(0, np.uint8), np.zeros(0, np.float32), None)
     assert empty.dense().shape == (0,)
 

@@ -9,7 +9,7 @@ import torch
 from adapterpack.adapter import Head
 from adapterpack.methods._base import Entries
 from adapterpack.runtime.plan import plan
-from adapterpack.runtime.values import expand, values_of
+from adapterpack.runtime.values import Wanted, expand, values_of
 from adapterpack.tensors import Dense, round_bfloat16
 from tests._vit import EXAMPLES, WIDTH, adapter, array, branch, dense, lora, one_bit, sparse, vit
 
@@ -50,7 +50,7 @@ def test_dense_forms_and_their_memory(factor: float) -> None:
     forms = [Dense(values), Dense(values.astype(np.float16), "float16"), Dense(round_bfloat16(values), "bfloat16")]
     for form in forms:
         form.data.flags.writeable = False
-        (found,) = expand([form], [factor], CPU)
+        ((found,),) = expand([Wanted([form], factor)], CPU)
         assert found.dtype == torch.float32 and np.array_equal(found, form.dense() * np.float32(factor))
         found += 1  # the memory is the caller's own
         assert np.array_equal(form.dense(), Dense(form.data.copy(), form.dtype).dense())
@@ -61,4 +61,4 @@ def test_every_example_has_all_its_roles() -> None:
         made = adapter(rows)
         steps = plan(made, vit(), "auto")
         for step, values in zip(steps, values_of(steps, made.head, CPU)):
-            assert values.keys() == step.branch.tensors.keys()
+            assert values.keys() == step.roles

@@ -55,7 +55,9 @@ class Codec(Protocol):
         """Tensors whose form is `form(params)`, in file order, to a payload."""
         ...
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         """The inverse of `encode`.
 
         Raises:

@@ -6,24 +6,23 @@ Each tensor's codes begin on a byte. Source: spec/codecs.md, "signs" and "codebo
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterpack.bits import packed_bytes, padding_is_zero
+from adapterpack.bits import packed_bytes
 from adapterpack.codebooks import is_codebook, levels_of
 from adapterpack.codecs._base import Params, only, parameter
 from adapterpack.codecs._sections import COMPRESSIONS, Reader, Writer
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
-from adapterpack.tensors import SCALE_DTYPES, Quantized, Shape, Tensor, groups_of, numel
+from adapterpack.stacks import QuantizedStack, Runs, entries_of, runs_of
+from adapterpack.tensors import SCALE_DTYPES, U8, Quantized, Shape, Tensor, groups_of, numel
 
 GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
-_WORDS = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_WORDS: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 _WITHOUT_SIGN = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF)}
 _SAFE = 3e38  # below the largest float32 by more than any rounding
 FORM = ("group", "levels", "offset", "scale")
@@ -48,9 +47,10 @@ class Layout:
     def sizes(self, shapes: Sequence[Shape]) -> tuple[int, int]:
         """Bytes of all codes, and how many groups there are."""
         code_bytes = groups = 0
-        for shape, n in Counter(shapes).items():
-            code_bytes += n * packed_bytes(numel(shape), self.bits)
-            groups += n * groups_of(numel(shape), self.group)
+        for run in runs_of(shapes):
+            for shape in run.shapes:
+                code_bytes += run.count * packed_bytes(numel(shape), self.bits)
+                groups += run.count * groups_of(numel(shape), self.group)
         return code_bytes, groups
 
 
@@ -138,7 +138,7 @@ def _largest(values: NDArray[Any], *, signed: bool) -> float:
     words = values.view(_WORDS[values.dtype.itemsize])
     if signed:
         words = words & _WITHOUT_SIGN[values.dtype.itemsize]
-    word = words.max(initial=0)
+    word = np.maximum.reduce(words, initial=0)
     return math.nan if word > _WITHOUT_SIGN[values.dtype.itemsize] else float(word.view(values.dtype))
 
 
@@ -148,27 +148,43 @@ def assemble(
     offsets: NDArray[Any] | None,
     shapes: Sequence[Shape],
     layout: Layout,
-) -> list[Tensor]:
-    """Cut codes, scales and offsets into tensors (views, no copies).
+) -> Runs:
+    """Cut codes, scales and offsets into the columns of each run (views, no copies).
 
     Raises:
         CorruptFileError: `padding-bits`.
     """
-    out: list[Tensor] = []
+    columns: list[list[QuantizedStack]] = []
     at = first = 0
-    for count, run in groupby(shapes, numel):  # tensors of one size are cut all at once
-        alike = list(run)
-        n, size, groups = len(alike), packed_bytes(count, layout.bits), groups_of(count, layout.group)
-        rows = codes[at : at + n * size].reshape(n, size)
-        if count * layout.bits % 8 and not all(padding_is_zero(row, count, layout.bits) for row in rows):
+    for run in runs_of(shapes):
+        widths = [packed_bytes(numel(shape), layout.bits) for shape in run.shapes]
+        groups = [groups_of(numel(shape), layout.group) for shape in run.shapes]
+        end, last = at + run.count * sum(widths), first + run.count * sum(groups)
+        packed = codes[at:end].reshape(run.count, sum(widths))
+        scale = scales[first:last].reshape(run.count, sum(groups))
+        offset = None if offsets is None else offsets[first:last].reshape(scale.shape)
+        columns.append(list(_cut(packed, scale, offset, list(zip(run.shapes, widths, groups)), layout)))
+        at, first = end, last
+    return Runs(columns)
+
+
+def _cut(
+    packed: U8,
+    scale: NDArray[Any],
+    offset: NDArray[Any] | None,
+    parts: Sequence[tuple[Shape, int, int]],
+    layout: Layout,
+) -> Iterator[QuantizedStack]:
+    """The columns of a run from rows that hold one site each; of every column its shape, bytes and groups."""
+    left = low = 0
+    for shape, width, groups in parts:
+        codes, here = packed[:, left : left + width], slice(low, low + groups)
+        left, low = left + width, low + groups
+        used = numel(shape) * layout.bits % 8
+        if used and (codes[:, -1] >> used).any():
             raise CorruptFileError("pad bits after the last code are not zero", Reason.PADDING_BITS)
-        last = first + n * groups
-        scale = scales[first:last].reshape(n, groups)
-        offset = repeat(None) if offsets is None else offsets[first:last].reshape(n, groups)
-        form = (repeat(value) for value in (layout.bits, layout.levels, layout.group))
-        out += map(Quantized, alike, *form, rows, scale, offset)
-        at, first = at + n * size, last
-    return out
+        form = (shape, layout.bits, layout.levels, layout.group)
+        yield QuantizedStack(*form, codes, scale[:, here], None if offset is None else offset[:, here])
 
 
 def encode(tensors: Sequence[Tensor], params: Params, bits: int) -> bytes:
@@ -180,7 +196,7 @@ def encode(tensors: Sequence[Tensor], params: Params, bits: int) -> bytes:
     return writer.payload()
 
 
-def decode(payload: memoryview, shapes: Sequence[Shape], params: Params, bits: int) -> list[Tensor]:
+def decode(payload: memoryview, shapes: Sequence[Shape], params: Params, bits: int) -> Runs:
     """The inverse of `encode`."""
     layout = layout_of(params, bits)
     reader = Reader(payload, params["compression"])
@@ -202,4 +218,4 @@ def payload_bytes(shapes: Sequence[Shape], params: Params, bits: int) -> int | N
 
 def decoded_bytes(shapes: Sequence[Shape], params: Params) -> int:
     """The weights as float32; the codes themselves are never more than a quarter of that."""
-    return 4 * sum(map(numel, shapes))
+    return 4 * entries_of(shapes)

@@ -35,5 +35,7 @@ class Codebook:
     def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         return _quantized.encode(tensors, params, params["bits"])
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         return _quantized.decode(payload, shapes, params, params["bits"])

@@ -46,7 +46,9 @@ class PredictiveSigns:
         _quantized.write_scales(writer, tensors, _quantized.layout_of(params, 1))
         return writer.payload()
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         reader = Reader(payload, params["compression"])
         plane = take_plane(reader, shapes, params, given)
         layout = _quantized.layout_of(params, 1)

@@ -52,7 +52,9 @@ class PredictiveCodebook:
         _quantized.write_scales(writer, tensors, _quantized.layout_of(params, bits))
         return writer.payload()
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         bits = params["bits"]
         reader = Reader(payload, params["compression"])
         plane = take_plane(reader, shapes, params)

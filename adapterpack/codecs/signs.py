@@ -39,7 +39,9 @@ class Signs:
     def encode(self, tensors: Sequence[Tensor], params: Params, given: Given = ()) -> bytes:
         return _quantized.encode(tensors, params, 1)
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         return _quantized.decode(payload, shapes, params, 1)
 
 

@@ -65,7 +65,9 @@ class SparseEntries:
         codec, inner = _values(params)
         return writer.payload() + codec.encode([t.values for t in rows], inner)
 
-    def decode(self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()) -> list[Tensor]:
+    def decode(
+        self, payload: memoryview, shapes: Sequence[Shape], params: Params, given: Given = ()
+    ) -> Sequence[Tensor]:
         reader = Reader(payload, params["compression"])
         counts = _counts(reader, shapes, params["entries"])
         positions = _positions(reader, shapes, counts)
@@ -75,7 +77,7 @@ class SparseEntries:
         expected = codec.payload_bytes(sizes, inner)
         if expected is not None and expected != len(rest):
             raise CorruptFileError(f"values take {len(rest):,} bytes, expected {expected:,}", Reason.PAYLOAD_SIZE)
-        values: list[Any] = codec.decode(rest, sizes, inner)
+        values: Any = codec.decode(rest, sizes, inner)
         return [Sparse(shape, where, value) for shape, where, value in zip(shapes, positions, values)]
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from adapterpack.container.index import FEATURE, Index, Segment, Shape, TaskEntry
+from adapterpack.container.index import FEATURE, Index, Segment, TaskEntry
 from adapterpack.errors import CorruptFileError, Reason
+from adapterpack.stacks import Shapes
 
 
 def check_given(index: Index, features: Iterable[str]) -> None:
@@ -24,7 +25,7 @@ def check_given(index: Index, features: Iterable[str]) -> None:
         raise CorruptFileError(
             f"segments are given tasks, but {FEATURE!r} is not required", Reason.BAD_FIELD, "index.requires"
         )
-    before: dict[str, list[list[Shape]]] = {}
+    before: dict[str, list[Shapes]] = {}
     for t, task in enumerate(index.tasks):
         shapes = task.shapes_by_segment()
         for number, segment in enumerate(task.segments):
@@ -32,9 +33,7 @@ def check_given(index: Index, features: Iterable[str]) -> None:
         before[task.name] = shapes
 
 
-def _check_segment(
-    segment: Segment, number: int, shapes: list[Shape], before: dict[str, list[list[Shape]]], where: str
-) -> None:
+def _check_segment(segment: Segment, number: int, shapes: Shapes, before: dict[str, list[Shapes]], where: str) -> None:
     if segment.given and segment.skip:
         raise CorruptFileError("a segment to be skipped is given tasks", Reason.SEGMENT_REFERENCE, where)
     for name in segment.given:
@@ -43,7 +42,7 @@ def _check_segment(
         if number >= len(before[name]):
             message = f"the task {name!r} has no segment {number}"
             raise CorruptFileError(message, Reason.SEGMENT_REFERENCE, where)
-        if before[name][number] != shapes:
+        if list(before[name][number]) != list(shapes):
             message = f"segment {number} of the task {name!r} has other shapes"
             raise CorruptFileError(message, Reason.BAD_SHAPE, where)
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from adapterpack.adapter import Backbone, DataSettings, Site
 from adapterpack.container import limits
+from adapterpack.stacks import Run, Shapes
+from adapterpack.tensors import Shape
 
-Shape = tuple[int, ...]
 FEATURE = "cross-task"  # in `requires` where a segment is given tasks
 
 
@@ -106,18 +107,19 @@ class TaskEntry:
         for row in self.head.values():
             yield row, "head"
 
-    def shapes_by_segment(self) -> list[list[Shape]]:
-        """The shapes of each segment's tensors, in file order; the references are checked already."""
-        found: list[list[Shape]] = [[] for _ in self.segments]
+    def shapes_by_segment(self) -> list[Shapes]:
+        """The shapes of each segment's tensors, a run a group and a run a tensor of the head; the references are
+        checked already."""
+        found: list[list[Run]] = [[] for _ in self.segments]
         for group in self.groups:
             one_site: dict[int, list[Shape]] = {}
             for row in group.tensors.values():
                 one_site.setdefault(row.segment, []).append(row.shape)
             for number, shapes in one_site.items():
-                found[number] += shapes * group.site_count()
+                found[number].append(Run(tuple(shapes), group.site_count()))
         for row in self.head.values():
-            found[row.segment].append(row.shape)
-        return found
+            found[row.segment].append(Run((row.shape,), 1))
+        return [Shapes(runs) for runs in found]
 
     def payload_bytes(self) -> int:
         return sum(segment.size for segment in self.segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -190,8 +191,12 @@ def _check_head(task: TaskEntry, where: str) -> None:
 
 
 def _check_sites(task: TaskEntry, where: str) -> None:
+    """Of groups of one method and settings, no two may have a site in common; one alone has each site once."""
+    methods = Counter(group.method for group in task.groups)
     seen: set[tuple[str, str, bytes]] = set()
     for i, group in enumerate(task.groups):
+        if methods[group.method] == 1:
+            continue
         params = strict_json.dumps(group.params)
         for site in group.expand():
             key = (str(site), group.method, params)

@@ -7,7 +7,7 @@ sparse one `.positions` and its values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,7 +51,7 @@ def flatten(adapter: Adapter) -> tuple[Json, Arrays]:
     }, arrays
 
 
-def stems(branches: tuple[Branch, ...]) -> Iterator[str]:
+def stems(branches: Sequence[Branch]) -> Iterator[str]:
     """The name of each branch, unique among them."""
     seen: dict[tuple[str, str], int] = {}
     for branch in branches:

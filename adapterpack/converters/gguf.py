@@ -8,7 +8,7 @@ Source: llama.cpp, `llama-adapter.cpp` (what its loader reads) and `gguf-py/gguf
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,7 +101,7 @@ def items_of(adapter: Adapter) -> list[Item]:
     return items
 
 
-def _alpha(branches: tuple[Branch, ...]) -> float:
+def _alpha(branches: Sequence[Branch]) -> float:
     """scale · rank where all branches have one and the same, and float32 gives the scale back; else 0."""
     found = {(float(b.params.get("scale", 0.0)), int(b.tensors["down"].shape[0])) for b in branches if _is_lora(b)}
     products = {scale * rank for scale, rank in found}

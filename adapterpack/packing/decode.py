@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapterpack.adapter import Adapter, Backbone, Branch, Head
+from adapterpack.adapter import Adapter, Backbone, Branches, BranchGroup, Head
 from adapterpack.codecs import CODECS, labels
 from adapterpack.codecs._base import Codec
 from adapterpack.container import digest, limits
@@ -15,6 +15,7 @@ from adapterpack.container.limits import Limits
 from adapterpack.errors import AdapterPackError, CorruptFileError, Reason, UnsupportedVersionError
 from adapterpack.packing.check import check_group
 from adapterpack.packing.earlier import Earlier
+from adapterpack.stacks import Column, Runs, group_content, in_runs
 from adapterpack.tensors import Shape, Tensor
 
 Forms = list[dict[str, Any] | None]
@@ -27,14 +28,23 @@ class Content:
     Attributes:
         forms: of each segment's tensors; None for class names and skipped segments.
         segments: the tensors of each segment, in file order.
-        tensors: all of them, in file order.
+        groups: of each group, the tensors of all its sites by role.
+        head: by role.
         labels: class names.
     """
 
     forms: Forms
-    segments: list[list[Tensor]]
-    tensors: list[Tensor]
+    segments: Sequence[Sequence[Tensor]]
+    groups: list[dict[str, Column]]
+    head: dict[str, Tensor]
     labels: tuple[str, ...] | None
+
+    def parts(self) -> Iterator[Any]:
+        """What the digest covers: arrays, in file order."""
+        for columns in self.groups:
+            yield from group_content(list(columns.values()))
+        for tensor in self.head.values():
+            yield from tensor.content()
 
 
 def check_task(entry: TaskEntry, shapes: Sequence[Sequence[Shape]], bounds: Limits, where: str, kept: int = 0) -> Forms:
@@ -127,24 +137,30 @@ def decode_task(
     """
     shapes = entry.shapes_by_segment()
     forms = check_task(entry, shapes, bounds, where, earlier.nbytes())
-    decoded: list[list[Tensor]] = []
+    decoded: list[Runs] = []
     for i, segment in enumerate(entry.segments):
         codec = codec_of(segment, where)
         given = earlier.signs(segment, i, f"{where}.segments[{i}]")
         try:
-            decoded.append([] if codec is None else codec.decode(payloads[i], shapes[i], segment.params, given))
+            tensors = () if codec is None else codec.decode(payloads[i], shapes[i], segment.params, given)
+            decoded.append(Runs(()) if codec is None else in_runs(tensors, shapes[i]))
         except AdapterPackError as error:
             raise _placed(error, f"{where}.segments[{i}]") from error
-    found = Content(forms, decoded, _in_file_order(entry, decoded), _class_names(entry, payloads, where))
-    contents = (part for tensor in found.tensors for part in tensor.content())
-    if digest.digest(digest.describe(entry, forms, found.labels), contents) != expected:
+    found = Content(forms, decoded, *_by_role(entry, decoded), _class_names(entry, payloads, where))
+    if digest.digest(digest.describe(entry, forms, found.labels), found.parts()) != expected:
         raise CorruptFileError("the decoded content does not match the task's digest", Reason.DIGEST, where)
     return found
 
 
-def _in_file_order(entry: TaskEntry, segments: list[list[Tensor]]) -> list[Tensor]:
-    queues = [iter(tensors) for tensors in segments]
-    return [next(queues[row.segment]) for row, _ in entry.rows()]
+def _by_role(entry: TaskEntry, segments: list[Runs]) -> tuple[list[dict[str, Column]], dict[str, Tensor]]:
+    """The columns of each group, and the head: every group and every tensor of the head takes the next run of the
+    segments that hold it (`TaskEntry.shapes_by_segment`)."""
+    runs = [iter(segment.columns) for segment in segments]
+    groups = []
+    for group in entry.groups:
+        columns = {number: iter(next(runs[number])) for number in {row.segment for row in group.tensors.values()}}
+        groups.append({role: next(columns[row.segment]) for role, row in group.tensors.items()})
+    return groups, {role: next(runs[row.segment])[0][0] for role, row in entry.head.items()}
 
 
 def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -> tuple[str, ...] | None:
@@ -158,13 +174,9 @@ def _class_names(entry: TaskEntry, payloads: Sequence[memoryview], where: str) -
 
 def assemble(entry: TaskEntry, content: Content, backbone: Backbone) -> Adapter:
     """A decoded task as an adapter for the file's backbone."""
-    queue = iter(content.tensors)
-    branches = tuple(
-        Branch(site, group.method, group.params, {role: next(queue) for role in group.tensors})
-        for group in entry.groups
-        for site in group.expand()
-    )
-    head = {role: next(queue) for role in entry.head}
+    head = content.head
+    pairs = zip(entry.groups, content.groups)
+    branches = Branches(BranchGroup(group.method, group.params, group.expand(), columns) for group, columns in pairs)
     return Adapter(
         name=entry.name,
         method=entry.method,

@@ -104,7 +104,10 @@ def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Pa
     """Hook a branch to a module's output; `.remove()` of the result takes it away again."""
     weight = place.module._parameters.get("weight")
     hook = SiteHook(site, method, _like(tensors, weight), params, place.rows)
-    return place.module.register_forward_hook(hook)
+    hooks = place.module._forward_hooks  # as `register_forward_hook` does without its options, in a third of the time
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    return handle
 
 
 def attach_residual(

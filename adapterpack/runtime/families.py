@@ -17,6 +17,7 @@ from adapterpack.errors import Reason, UnsupportedAdapterError
 
 # Where a classifier may be; the fingerprint leaves out the weight and bias of exactly these (spec/README.md).
 CLASSIFIERS = ("head", "head.fc", "head_dist", "classifier", "fc")
+_CLASSIFIER_NAMES = [(path, path.split(".")) for path in ("head.fc", *CLASSIFIERS)]
 _SECOND = ("head_dist", "aux_head", "heads")
 
 # x + drop_path2(… mlp(norm2(x))): the branch reads the input of norm2, and adds to what drop_path2 gives
@@ -98,8 +99,8 @@ def require_supported(model: nn.Module) -> None:
         if model._modules.get(name) is not None:
             hint = "use the undistilled variant" if name == "head_dist" else "expected a model with one linear head"
             raise _unsupported(f"the model has two heads, head and {name}", hint)
-    path = classifier_path(model)
-    linear = any(isinstance(m, nn.Linear) and name != path for name, m in model.named_modules())
+    head = classifier(model)
+    linear = any(isinstance(module, nn.Linear) and module is not head for module in _inside(model))
     if not linear and next(blocks_of(model), None) is None:
         raise _unsupported(f"a {kind} has no linear layer but its classifier", "expected a vision transformer")
 
@@ -110,12 +111,18 @@ def classifier_path(model: nn.Module) -> str:
     Raises:
         UnsupportedAdapterError: `unsupported-model`, it is elsewhere, or of another kind.
     """
-    for path in ("head.fc", *CLASSIFIERS):
+    return _classifier(model)[0]
+
+
+def _classifier(model: nn.Module) -> tuple[str, nn.Module, str]:
+    """Its path, its parent, and its name there."""
+    for path, names in _CLASSIFIER_NAMES:
         found: Any = model
-        for name in path.split("."):
+        for name in names:
+            parent = found
             found = found._modules.get(name) if found is not None else None
         if isinstance(found, (nn.Linear, nn.Identity)) or _is_like_linear(found):
-            return path
+            return path, parent, name
     head = model._modules.get("head")
     what = f"head is a {type(head).__name__}" if head is not None else "it has no head"
     text = f"the model is a {type(model).__name__} without a linear classifier: {what}"
@@ -124,13 +131,14 @@ def classifier_path(model: nn.Module) -> str:
 
 def classifier(model: nn.Module) -> nn.Module:
     """The classifier; an `Identity` where there is none."""
-    return model.get_submodule(classifier_path(model))
+    _, parent, name = _classifier(model)
+    return parent._modules[name]  # type: ignore[return-value]
 
 
 def put_classifier(model: nn.Module, head: nn.Module, classes: Any) -> None:
     """Put another classifier in its place."""
-    parent, _, name = classifier_path(model).rpartition(".")
-    model.get_submodule(parent)._modules[name] = head
+    _, parent, name = _classifier(model)
+    parent._modules[name] = head
     model.num_classes = classes
 
 
@@ -210,6 +218,14 @@ def blocks_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _is_like_linear(module: Any) -> bool:
     """Whether it stands in for a linear layer, as a head in training does."""
     return isinstance(module, nn.Module) and hasattr(module, "in_features") and not module._modules
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    """What `Module.modules` gives, without names and the set of those seen, which take longer than the search."""
+    for child in module._modules.values():
+        if child is not None:
+            yield child
+            yield from _inside(child)
 
 
 def _forward(module: nn.Module) -> str:

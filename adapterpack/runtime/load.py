@@ -129,18 +129,19 @@ def load_adapter(
 
 
 @contextmanager
-def writing(model: nn.Module) -> Iterator[None]:
-    """No gradients, no autocast, and inference mode exactly where the parameters were made in it."""
+def writing(model: nn.Module) -> Iterator[torch.Tensor]:
+    """No gradients, no autocast, and inference mode exactly where the parameters were made in it; gives one of them."""
     first = next(model.parameters())
     kind = first.device.type
     plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-    with torch.inference_mode(first.is_inference()), torch.no_grad(), plain:
-        yield
+    as_made = first.is_inference() != torch.is_inference_mode_enabled()
+    mode = torch.inference_mode(first.is_inference()) if as_made else nullcontext()
+    with mode, torch.no_grad(), plain:
+        yield first
 
 
 def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.device | None) -> Loaded:
-    with memory_errors(), writing(model), ExitStack() as undo:
-        like = next(model.parameters())
+    with memory_errors(), writing(model) as like, ExitStack() as undo:
         target = device or like.device
         values = values_of(steps, adapter.head, target)
         if target != like.device:
@@ -150,7 +151,7 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
         for step, tensors in zip(steps, values):
             apply_step(step, tensors, like, undo, arena)
         if adapter.head is not None:
-            _put_head(model, values[-1], undo)
+            _put_head(model, values[-1], like, undo)
         model.__dict__[MARK] = adapter.name
         undo.callback(model.__dict__.pop, MARK, None)
         return Loaded(adapter, model, steps, undo.pop_all())
@@ -159,12 +160,12 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
 
 def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
     """Put one branch in; `undo` is told how to take it out again."""
-    site, method, params = str(step.branch.site), step.method, step.branch.params
+    site, method, params = str(step.site), step.method, step.params
     if isinstance(step.at, Residual):
         for handle in attach_residual(step.at, site, method, tensors, params, like):
-            undo.callback(handle.remove)
+            undo.push(handle)
     elif step.how == "hook":
-        undo.callback(attach(step.at, site, method, tensors, params).remove)
+        undo.push(attach(step.at, site, method, tensors, params))  # leaving a handle removes its hook
     else:
         for role, delta in deltas(method, tensors, params, step.place).items():
             if step.how == "fold":
@@ -173,8 +174,7 @@ def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: 
                 swap(step.at, role, delta, replaces=method.replaces, undo=undo)
 
 
-def _put_head(model: nn.Module, tensors: dict[str, Value], undo: ExitStack) -> None:
-    like = next(model.parameters())
+def _put_head(model: nn.Module, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
     classes, features = tensors["weight"].shape
     head = bare_linear(features, classes)
     for role, values in tensors.items():
@@ -234,7 +234,7 @@ def refuse_hooks(steps: list[Step]) -> None:
     """
     stuck = [step for step in steps if step.how != "fold"]
     if stuck:
-        text = f"{stuck[0].method.name} at {stuck[0].branch.site} must be attached, which a compiled model does not see"
+        text = f"{stuck[0].method.name} at {stuck[0].site} must be attached, which a compiled model does not see"
         raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="load into the model before torch.compile")
 
 
@@ -248,4 +248,4 @@ def memory_errors() -> Iterator[None]:
 
 
 def _sites(steps: Iterator[Step]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(step.branch.site) for step in steps))
+    return tuple(dict.fromkeys(str(step.site) for step in steps))

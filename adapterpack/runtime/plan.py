@@ -6,13 +6,13 @@ All that can be wrong between an adapter and a model is found here, by name; no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from torch import nn
 
-from adapterpack.adapter import Adapter, Branch, Head
+from adapterpack.adapter import Adapter, Branch, Branches, BranchGroup, Head, Params, Site
 from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedAdapterError, UnsupportedVersionError
 from adapterpack.methods import METHODS
 from adapterpack.methods._base import Method, transforms
@@ -32,12 +32,26 @@ Checked = tuple[Method, Mapping[str, Shape]]  # a method, and the shapes that a 
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """One branch and how it goes in; `at` is a `Residual` exactly where `how` is "residual"."""
+    """One branch, by its number in its group, and how it goes in; `at` is a `Residual` exactly where `how` is
+    "residual"."""
 
-    branch: Branch
+    group: BranchGroup
+    number: int
     method: Method
     how: How
     at: Place | Residual
+
+    @property
+    def site(self) -> Site:
+        return self.group.sites[self.number]
+
+    @property
+    def params(self) -> Params:
+        return self.group.params
+
+    @property
+    def roles(self) -> Collection[str]:
+        return self.group.columns.keys()
 
     @property
     def place(self) -> Place:
@@ -48,7 +62,7 @@ class Step:
         """Replacements first; what changes the module itself, whole before part; what is added beside it; what reads
         its output with all of that in it; last what reads the residual stream behind it. Of the last two, which act on
         each other, whole before part, and by their settings: a packed file does not keep the order in memory."""
-        part, params = bool(self.branch.site.part), self.branch.params
+        part, params = bool(self.site.part), self.params
         if self.method.replaces:
             return 0, False, ""
         if transforms(self.method):
@@ -103,59 +117,48 @@ def _check_labels(adapter: Adapter, head: Head) -> None:
 
 
 def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Step]:
-    """Branches that differ in their site alone, as those of one group of a file do, are checked once."""
     steps: list[Step] = []
-    last: Branch | None = None
-    for branch in branches:
-        if last is None or not _alike(branch, last):
-            last, checked = branch, _needs(branch)
-        steps.append(_step(branch, checked, model, fold))
+    for group in Branches.of(branches).groups:
+        checked = _needs(group)
+        steps += [_step(group, number, checked, model, fold) for number in range(len(group.sites))]
     return steps
 
 
-def _alike(one: Branch, other: Branch) -> bool:
-    """The very same settings (equal ones may differ in type: 1 and True), and tensors of the same roles and shapes."""
-    if one.params is not other.params or one.method != other.method or len(one.tensors) != len(other.tensors):
-        return False
+def _needs(group: BranchGroup) -> Checked:
+    """The method of a group's branches, and the shapes that each needs."""
+    site = str(group.sites[0])
+    if group.method not in METHODS:
+        text = f"method {group.method!r} is unknown"
+        raise UnsupportedVersionError(text, Reason.UNKNOWN_METHOD, site, "update adapterpack")
+    method = METHODS[group.method]
+    _check_roles(group, method)
+    shapes = {role: column[0].shape for role, column in group.columns.items()}
     try:
-        return all(tensor.shape == other.tensors[role].shape for role, tensor in one.tensors.items())
-    except KeyError:
-        return False
-
-
-def _needs(branch: Branch) -> Checked:
-    """The branch's method, and the shapes that it needs."""
-    shapes = {role: tensor.shape for role, tensor in branch.tensors.items()}
-    if branch.method not in METHODS:
-        text = f"method {branch.method!r} is unknown"
-        raise UnsupportedVersionError(text, Reason.UNKNOWN_METHOD, str(branch.site), "update adapterpack")
-    method = METHODS[branch.method]
-    _check_roles(branch, method)
-    try:
-        check_settings(method, branch.params, str(branch.site))
+        check_settings(method, group.params, site)
     except CorruptFileError as error:
         raise UnsupportedAdapterError(error.message, Reason(error.reason), error.where, error.hint) from error
     try:
-        return method, method.features(shapes, branch.params)
+        return method, method.features(shapes, group.params)
     except ValueError as error:
-        raise _misfit(str(branch.site), str(error)) from error
+        raise _misfit(site, str(error)) from error
 
 
-def _step(branch: Branch, checked: Checked, model: nn.Module, fold: Fold) -> Step:
+def _step(group: BranchGroup, number: int, checked: Checked, model: nn.Module, fold: Fold) -> Step:
+    site = group.sites[number]
     method, needed = checked
-    if method.tap(branch.params) in ("residual", "sum"):
-        beside = residual(model, branch.site)
+    if method.tap(group.params) in ("residual", "sum"):
+        beside = residual(model, site)
         if needed["residual"] != (beside.width,):
-            raise _misfit(str(branch.site), f"it writes {needed['residual'][0]} features, the model has {beside.width}")
-        return Step(branch, method, "residual", beside)
-    place = resolve(model, branch.site)
+            raise _misfit(str(site), f"it writes {needed['residual'][0]} features, the model has {beside.width}")
+        return Step(group, number, method, "residual", beside)
+    place = resolve(model, site)
     _check_shapes(place, needed, method)
     how = _how(place, needed, method, fold)
     if transforms(method) and how != "fold":
-        how = _transform_how(place, needed, method, branch)
+        how = _transform_how(place, needed, method, group.params)
     if how == "hook" and place.no_hook:
         how = _unhooked(place, needed, method)
-    return Step(branch, method, how, place)
+    return Step(group, number, method, how, place)
 
 
 def _unhooked(place: Place, needed: Mapping[str, Shape], method: Method) -> How:
@@ -166,9 +169,9 @@ def _unhooked(place: Place, needed: Mapping[str, Shape], method: Method) -> How:
     raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, str(place.site), "use a method that changes weights")
 
 
-def _transform_how(place: Place, needed: Mapping[str, Shape], method: Method, branch: Branch) -> How:
+def _transform_how(place: Place, needed: Mapping[str, Shape], method: Method, params: Params) -> How:
     """Beside the module where the output alone changes; else as another weight in the place of its own."""
-    if method.tap(branch.params) == "output" and not isinstance(place.module, nn.Conv2d):
+    if method.tap(params) == "output" and not isinstance(place.module, nn.Conv2d):
         return "hook"
     if all(place.has(role) for role in needed):
         return "swap"
@@ -184,7 +187,7 @@ def _in_order_of_effect(steps: list[Step]) -> list[Step]:
 
     def crowded(step: Step) -> bool:
         beside = step.how == "hook" and transforms(step.method) and shared[id(step.place.module)] > 1
-        return beside and all(step.place.has(role) for role in _needs(step.branch)[1])
+        return beside and all(step.place.has(role) for role in _needs(step.group)[1])
 
     return _beside_a_shift([replace(step, how="swap") if crowded(step) else step for step in steps])
 
@@ -203,15 +206,14 @@ def _beside_a_shift(steps: list[Step]) -> list[Step]:
 
 
 def _how(place: Place, needed: Mapping[str, Shape], method: Method, fold: Fold) -> How:
-    present = all(place.has(role) for role in needed)
-    if fold != "never" and method.foldable and present:
+    if fold != "never" and method.foldable and all(place.has(role) for role in needed):
         return "fold"
     hookable = not method.replaces and (isinstance(place.module, nn.Linear) or not method.foldable)
     return "hook" if hookable else "swap"
 
 
-def _check_roles(branch: Branch, method: Method) -> None:
-    roles, given, site = method.roles, branch.tensors.keys(), str(branch.site)
+def _check_roles(group: BranchGroup, method: Method) -> None:
+    roles, given, site = method.roles, group.columns.keys(), str(group.sites[0])
     for role in roles.required:
         if role not in given:
             raise UnsupportedAdapterError(f"{method.name} at {site} has no {role}", Reason.MISSING_TENSOR, site)
@@ -236,12 +238,12 @@ def _check_shapes(place: Place, needed: Mapping[str, Shape], method: Method) -> 
 
 
 def _require_foldable(steps: Sequence[Step], fold: Fold) -> None:
-    stuck = [step for step in steps if step.how != "fold"]
-    if fold == "always" and stuck:
-        first = f"{stuck[0].method.name} at {stuck[0].branch.site}"
+    stuck = [step for step in steps if step.how != "fold"] if fold == "always" else []
+    if stuck:
+        first = f"{stuck[0].method.name} at {stuck[0].site}"
         more = f" and {len(stuck) - 1} more branches" if len(stuck) > 1 else ""
         raise UnsupportedAdapterError(
-            f"{first}{more} cannot be folded", Reason.NOT_FOLDABLE, str(stuck[0].branch.site), 'use fold="auto"'
+            f"{first}{more} cannot be folded", Reason.NOT_FOLDABLE, str(stuck[0].site), 'use fold="auto"'
         )
 
 
@@ -249,11 +251,11 @@ def _require_single_replacements(steps: Sequence[Step]) -> None:
     seen: set[tuple[int, str, object]] = set()
     for step in steps:
         if step.method.replaces:
-            for role in step.branch.tensors:
+            for role in step.roles:
                 key = (id(step.place.module), step.place.name(role), step.place.rows)
                 if key in seen:
-                    text = f"{role} at {step.branch.site} is replaced twice"
-                    raise UnsupportedAdapterError(text, Reason.DUPLICATE_NAME, str(step.branch.site))
+                    text = f"{role} at {step.site} is replaced twice"
+                    raise UnsupportedAdapterError(text, Reason.DUPLICATE_NAME, str(step.site))
                 seen.add(key)
 
 

@@ -1,11 +1,12 @@
 """The numbers of an adapter as torch tensors, all at once, with each branch's scale already in them.
 
-Tensors of one form are expanded together: on the CPU by numpy's table lookup, elsewhere from packed bits on the device.
+A column is expanded at once: on the CPU by numpy's table lookup, elsewhere from packed bits on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,57 +16,70 @@ from adapterpack.adapter import Head
 from adapterpack.methods._base import Entries, transforms
 from adapterpack.runtime.inflate import inflate_on
 from adapterpack.runtime.plan import Step
-from adapterpack.tensors import Dense, Quantized, Sparse, Tensor, inflate_stacks
+from adapterpack.stacks import Column, DenseStack, QuantizedStack, stack_of
+from adapterpack.tensors import Dense, Sparse, Tensor
 
 Value = Any  # a torch tensor, or `Entries` of torch tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """Tensors of one role, what to multiply them by, and whether sparse ones stay sparse."""
+
+    column: Column
+    factor: float = 1.0
+    sparse: bool = False
 
 
 def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) -> list[dict[str, Value]]:
     """The tensors of every step by role, and of the head (last; empty where there is none), float32 on `device`.
 
     A sparse tensor that will be added into a parameter stays sparse, as `Entries`; elsewhere its zeros are written out.
+    The memory is the caller's own, in few large blocks that all of them share.
     """
-    wanted: list[Tensor] = []
-    factors: list[float] = []
-    for step in steps:
-        scaled, factor = step.method.scaled, step.branch.params.get("scale", 1.0)
-        into = step.how in ("fold", "swap") and not (step.method.replaces or transforms(step.method))
-        for role, tensor in step.branch.tensors.items():
-            wanted.append(Dense(tensor.dense()) if isinstance(tensor, Sparse) and not into else tensor)
-            factors.append(factor if role in scaled else 1.0)
-    roles: list[Iterable[str]] = [step.branch.tensors for step in steps]
-    if head is not None:
-        wanted += [Dense(t.dense()) if isinstance(t, Sparse) else t for t in head.tensors.values()]
-        factors += [1.0] * len(head.tensors)
-        roles.append(head.tensors)
-    flat = iter(expand(wanted, factors, device))
-    out = [{role: next(flat) for role in names} for names in roles]
-    return out if head is not None else [*out, {}]
+    kinds = [_kind(step) for step in steps]
+    firsts = dict(zip(kinds, steps))
+    wanted = [each for kind, step in firsts.items() for each in _wanted(step, sparse=kind[1])]
+    wanted += [Wanted([tensor]) for tensor in ({} if head is None else head.tensors).values()]
+    found = iter(expand(wanted, device))
+    columns = {kind: {role: next(found) for role in step.roles} for kind, step in firsts.items()}
+    out = [{role: column[step.number] for role, column in columns[kind].items()} for kind, step in zip(kinds, steps)]
+    return [*out, {} if head is None else {role: next(found)[0] for role in head.tensors}]
 
 
-def expand(wanted: Sequence[Tensor], factors: Sequence[float], device: torch.device) -> list[Value]:
-    """Each tensor times its factor, float32 on `device`, a sparse one as `Entries`; the memory is the caller's own."""
-    out: list[Value] = [None] * len(wanted)
-    codes: dict[int, Quantized] = {}
-    for i, tensor in enumerate(wanted):
-        if isinstance(tensor, Quantized):
-            codes[i] = tensor
-        elif isinstance(tensor, Sparse):
-            positions = torch.from_numpy(np.array(tensor.positions, np.int64)).to(device)
-            out[i] = Entries(positions, expand([tensor.values], [factors[i]], device)[0])
+def _kind(step: Step) -> tuple[int, bool]:
+    """The step's group, and whether it is added into parameters."""
+    return id(step.group), step.how in ("fold", "swap") and not (step.method.replaces or transforms(step.method))
+
+
+def _wanted(step: Step, *, sparse: bool) -> Iterator[Wanted]:
+    factor = step.params.get("scale", 1.0)
+    for role, column in step.group.columns.items():
+        yield Wanted(column, factor if role in step.method.scaled else 1.0, sparse)
+
+
+def expand(wanted: Sequence[Wanted], device: torch.device) -> list[Sequence[Value]]:
+    """Each column's tensors times its factor, float32 on `device`."""
+    stacks = [stack_of(each.column) for each in wanted]
+    here = [stack.room if isinstance(stack, QuantizedStack) and device.type == "cpu" else 0 for stack in stacks]
+    room, at = np.empty(sum(here), np.float32), 0
+    out: list[Sequence[Value]] = []
+    for each, stack, size in zip(wanted, stacks, here):
+        if stack is None:
+            out.append([_expand_one(tensor, each, device) for tensor in each.column])
+        elif isinstance(stack, DenseStack):
+            out.append(torch.from_numpy(stack.inflate(each.factor)).to(device).unbind())
+        elif size == 0:
+            out.append(inflate_on(stack, device, each.factor).unbind())
         else:
-            values = np.array(tensor.dense(), np.float32)
-            out[i] = torch.from_numpy(values * np.float32(factors[i]) if factors[i] != 1 else values).to(device)
-    where = list(codes)
-    for places, stack in _inflate(list(codes.values()), [factors[i] for i in where], device):
-        for place, weights in zip(places, stack.unbind()):
-            out[where[place]] = weights
+            out.append(torch.from_numpy(stack.inflate(each.factor, room[at : at + size])).unbind())
+            at += size
     return out
 
 
-def _inflate(
-    tensors: list[Quantized], factors: list[float], device: torch.device
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    if device.type != "cpu":
-        return inflate_on(tensors, device, factors)
-    return ((places, torch.from_numpy(stack)) for places, stack in inflate_stacks(tensors, factors))
+def _expand_one(tensor: Tensor, each: Wanted, device: torch.device) -> Value:
+    if isinstance(tensor, Sparse) and each.sparse:
+        positions = torch.from_numpy(np.array(tensor.positions, np.int64)).to(device)
+        return Entries(positions, expand([Wanted([tensor.values], each.factor)], device)[0][0])
+    plain = Dense(tensor.dense()) if isinstance(tensor, Sparse) else tensor
+    return expand([Wanted([plain], each.factor)], device)[0][0]

@@ -19,7 +19,7 @@ from torch import nn
 import adapterpack
 from adapterpack import Adapter
 from adapterpack.runtime.backbone import create_backbone
-from adapterpack.tensors import Quantized, inflate
+from adapterpack.stacks import stack_of
 from tests.bench.inputs import DIMS, METHODS, example
 from tests.bench.sizes import dense_tensors, packed
 from tests.bench.timing import Case, Timed, interleave, table
@@ -95,14 +95,15 @@ def _cases(adapter: Adapter, model: nn.Module, folder: Path) -> dict[str, Case]:
 
 def _floor(adapter: Adapter, path: Path) -> Case:
     """The least that a checked load costs: read, CRC-32, SHA-256, and write every weight once; no index, no model."""
-    tensors = [t for branch in adapter.branches for t in branch.tensors.values() if isinstance(t, Quantized)]
+    roles = adapter.branches[0].tensors
+    stacks = [stack for role in roles if (stack := stack_of([b.tensors[role] for b in adapter.branches])) is not None]
 
     def run() -> object:
         data = path.read_bytes()
         zlib.crc32(data)
         hashlib.sha256(data).digest()
         head = None if adapter.head is None else adapter.head.weight.dense().copy()
-        return inflate(tensors), head
+        return [stack.inflate() for stack in stacks], head
 
     return Case(run)
 

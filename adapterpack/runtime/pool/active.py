@@ -156,7 +156,7 @@ class Front:
             self._regions.begin(chosen.steps)
             for step, tensors in zip(chosen.steps, chosen.values):
                 if is_plain(step):
-                    for role, delta in deltas(step.method, tensors, step.branch.params, step.place).items():
+                    for role, delta in deltas(step.method, tensors, step.params, step.place).items():
                         self._regions.write(step.place, role, delta, replaces=step.method.replaces)
                 else:
                     apply_step(step, tensors, like, undo, arena)

@@ -75,7 +75,7 @@ def mixed_plan(adapter: Adapter, twin: Twin) -> list[Step]:
 
 
 def _is_sparse(step: Step) -> bool:
-    return step.method.name == "sparse" and all(step.place.has(role) for role in step.branch.tensors)
+    return step.method.name == "sparse" and all(step.place.has(role) for role in step.roles)
 
 
 def make_ready(adapter: Adapter, twin: Twin, *, gather: bool) -> Ready:
@@ -98,7 +98,7 @@ def make_ready(adapter: Adapter, twin: Twin, *, gather: bool) -> Ready:
 
 
 def _arrange(build: _Build, step: Step, tensors: dict[str, Value]) -> None:
-    method, params = step.method, step.branch.params
+    method, params = step.method, step.params
     if isinstance(step.at, Residual):
         build.part(step.at.norm).reads = True
         source = build.twin.station(step.at.norm)

@@ -130,7 +130,7 @@ def _touched(steps: Sequence[Step]) -> dict[Key, tuple[Place, str]]:
         _key(step.place, role): (step.place, role)
         for step in steps
         if is_plain(step)
-        for role in (step.branch.tensors if step.method.replaces else ("weight",))
+        for role in (step.roles if step.method.replaces else ("weight",))
     }
 
 
@@ -140,7 +140,7 @@ def _alone(steps: Sequence[Step]) -> set[tuple[int, str]]:
     shared: set[int] = set()
     for step in steps:
         if is_plain(step):
-            for role in step.branch.tensors if step.method.replaces else ("weight",):
+            for role in step.roles if step.method.replaces else ("weight",):
                 writers[_key(step.place, role)[:2]].append(step.place.rows)
         elif step.how in ("fold", "swap"):
             shared.add(id(step.place.module))

@@ -1,0 +1,213 @@
+"""Tensors of one shape and form kept as one array, as files have them, to be decoded, verified and expanded at once.
+
+Made, visited and expanded one by one, the fifty small matrices of a LoRA would take longer than it takes to read them.
+A *run* is what sites have that differ in nothing but their name: the shapes of one site's tensors, and the number of
+sites. A *column* is one role's tensors at all sites of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterpack.tensors import DENSE_DTYPES, F32, U8, Dense, Quantized, Shape, Tensor, inflate, numel, room_of
+
+Column = Sequence[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The shapes of one site's tensors, and how many sites have such."""
+
+    shapes: tuple[Shape, ...]
+    count: int
+
+
+class _Rows(Sequence[Tensor]):
+    """A sequence of tensors that are cut out when they are asked for."""
+
+    __slots__ = ()
+
+    def _row(self, number: int) -> Tensor:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, at: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Tensor]: ...
+    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
+        numbers = range(len(self))[at]
+        return self._row(numbers) if isinstance(numbers, int) else [self._row(n) for n in numbers]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseStack(_Rows):
+    """`Dense` tensors: data [tensors, *shape]."""
+
+    data: NDArray[Any]
+    dtype: str
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def _row(self, number: int) -> Dense:
+        return Dense(self.data[number], self.dtype)
+
+    def content(self) -> list[NDArray[Any]]:
+        """What the digest covers, a row a tensor."""
+        return [np.ascontiguousarray(self.data, DENSE_DTYPES[self.dtype]).reshape(len(self), -1)]
+
+    def inflate(self, factor: float = 1.0) -> F32:
+        """float32 [tensors, *shape], newly made; see `tensors.inflate`."""
+        values = np.array(Dense(self.data, self.dtype).dense(), np.float32)
+        return values if factor == 1 else values * np.float32(factor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedStack(_Rows):
+    """`Quantized` tensors: packed [tensors, bytes], scale and offset [tensors, groups]."""
+
+    shape: Shape
+    bits: int
+    levels: str
+    group: int
+    packed: U8
+    scale: NDArray[Any]
+    offset: NDArray[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def _row(self, number: int) -> Quantized:
+        offset = None if self.offset is None else self.offset[number]
+        packed, scale = self.packed[number], self.scale[number]
+        return Quantized(self.shape, self.bits, self.levels, self.group, packed, scale, offset)
+
+    def content(self) -> list[NDArray[Any]]:
+        """What the digest covers, a row a tensor."""
+        numbers = [self.scale] if self.offset is None else [self.scale, self.offset]
+        return [self.packed, *(part.astype(part.dtype.newbyteorder("<"), copy=False) for part in numbers)]
+
+    @property
+    def room(self) -> int:
+        """How many numbers `inflate` writes."""
+        return len(self) * room_of(self._row(0)) if len(self) else 0
+
+    def inflate(self, factor: float = 1.0, room: F32 | None = None) -> F32:
+        """float32 [tensors, *shape], in `room` or newly made; see `tensors.inflate`."""
+        if not len(self):
+            return np.empty((0, *self.shape), np.float32)
+        weights = inflate(self._row(0), self.packed, self.scale, self.offset, factor, room)
+        return weights.reshape(len(self), *self.shape)
+
+
+Stack = Union[DenseStack, QuantizedStack]
+
+
+def stack_of(tensors: Column) -> Stack | None:
+    """The tensors as one, copied unless they are one already; None where shapes or forms differ, or one is sparse."""
+    if isinstance(tensors, (DenseStack, QuantizedStack)):
+        return tensors
+    if len(tensors) == 1 and isinstance(tensors[0], Dense):
+        return DenseStack(tensors[0].data[None], tensors[0].dtype)
+    dense = [t for t in tensors if isinstance(t, Dense)]
+    coded = [t for t in tensors if isinstance(t, Quantized)]
+    if len({t.shape for t in tensors}) != 1:
+        return None
+    if len(dense) == len(tensors) and len({t.dtype for t in dense}) == 1:
+        return DenseStack(np.stack([t.data for t in dense]), dense[0].dtype)
+    if len(coded) < len(tensors) or any(t.form() != coded[0].form() for t in coded):
+        return None
+    first = coded[0]
+    offset = None if first.offset is None else np.stack([t.offset for t in coded if t.offset is not None])
+    packed, scale = np.stack([t.packed for t in coded]), np.stack([t.scale for t in coded])
+    return QuantizedStack(first.shape, first.bits, first.levels, first.group, packed, scale, offset)
+
+
+class Shapes(Sequence[Shape]):
+    """The shapes of a payload's tensors in file order, which knows its runs."""
+
+    __slots__ = ("_all", "runs")
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.runs = tuple(runs)
+        self._all = [shape for run in self.runs for shape in run.shapes * run.count]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Shape]:
+        return iter(self._all)
+
+    @overload
+    def __getitem__(self, at: int) -> Shape: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Shape]: ...
+    def __getitem__(self, at: int | slice) -> Shape | list[Shape]:
+        return self._all[at]
+
+
+def runs_of(shapes: Sequence[Shape]) -> tuple[Run, ...]:
+    """The runs that shapes are known to have; those of a plain list are one site's."""
+    return shapes.runs if isinstance(shapes, Shapes) else (Run(tuple(shapes), 1),)
+
+
+def entries_of(shapes: Sequence[Shape]) -> int:
+    """How many weights all tensors have together."""
+    return sum(run.count * sum(map(numel, run.shapes)) for run in runs_of(shapes))
+
+
+class Runs(_Rows):
+    """A payload's tensors in file order, kept by run and column."""
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Sequence[Sequence[Column]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return sum(len(column) for run in self.columns for column in run)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for run in self.columns:
+            for site in zip(*run):
+                yield from site
+
+    def _row(self, number: int) -> Tensor:
+        return list(self)[number]
+
+
+def in_runs(tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> Runs:
+    """Tensors in file order, by run and column."""
+    if isinstance(tensors, Runs):
+        return tensors
+    columns, at = [], 0
+    for run in runs_of(shapes):
+        width = len(run.shapes)
+        end = at + width * run.count
+        columns.append([tensors[at + i : end : width] for i in range(width)])
+        at = end
+    return Runs(columns)
+
+
+def group_content(columns: Sequence[Column]) -> Iterator[NDArray[Any]]:
+    """What the digest covers of a group: site by site, the content of each role's tensor."""
+    stacks = [column for column in columns if isinstance(column, (DenseStack, QuantizedStack))]
+    rows = [_as_bytes(part) for stack in stacks for part in stack.content()]
+    if len(stacks) == len(columns) and sum(part.shape[1] for part in rows) < _LARGE:
+        yield np.concatenate(rows, axis=1)
+        return
+    for site in zip(*columns):
+        for tensor in site:
+            yield from tensor.content()
+
+
+_LARGE = 1 << 18  # bytes of a site: from here on copying them together costs more than going from one to the next
+
+
+def _as_bytes(rows: NDArray[Any]) -> U8:
+    return rows if rows.dtype == np.uint8 else np.ascontiguousarray(rows).view(np.uint8)
