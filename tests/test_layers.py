@@ -55,7 +55,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "numpy": (
         "adapterpack.adapter", "adapterpack.bits", "adapterpack.codebooks", "adapterpack.codecs",
         "adapterpack.container", "adapterpack.converters", "adapterpack.methods.consolidator", "adapterpack.packing",
-        "adapterpack.quantize", "adapterpack.runtime", "adapterpack.tensors", "adapterpack.train",
+        "adapterpack.quantize", "adapterpack.runtime", "adapterpack.stacks", "adapterpack.tensors", "adapterpack.train",
     ),
 }  # fmt: skip
 NOT_OURS_TO_IMPORT = {"tests", "spec", "fixtures", "cli"}

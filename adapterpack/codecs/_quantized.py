@@ -138,7 +138,9 @@ def _largest(values: NDArray[Any], *, signed: bool) -> float:
     words = values.view(_WORDS[values.dtype.itemsize])
     if signed:
         words = words & _WITHOUT_SIGN[values.dtype.itemsize]
-    word = np.maximum.reduce(words, initial=0)
+    if not len(words):
+        return 0.0
+    word = words.max()
     return math.nan if word > _WITHOUT_SIGN[values.dtype.itemsize] else float(word.view(values.dtype))
 
 

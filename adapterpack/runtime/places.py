@@ -85,7 +85,7 @@ class Place:
         return None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Residual:
     """Where a branch on the residual stream reads and adds.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import save
 from safetensors.torch import load_file, save_file
 from timm.models import VisionTransformer
 from torch import nn
@@ -19,6 +20,7 @@ import adapterpack
 from adapterpack import Adapter, AdapterPool, Backbone, Branch, Dense, Head, Quantized, Site, Sparse
 from adapterpack.quantize import quantize_latent
 from adapterpack.runtime.backbone import randomise
+from tests.bench.peers import bare, in_the_model
 from tests.bench.sizes import packed
 from tests.bench.timing import Case, Timed, interleave, table
 
@@ -157,14 +159,13 @@ def first_use(rounds: int) -> str:
     model, made = vit(12), task("lora", "t", 100, 12)
     pool = AdapterPool(model)
     peft, config = peft_model(12, 1), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"])
-    dense = [t.dense() for b in made.branches for t in b.tensors.values()] + [made.head.weight.dense()]  # type: ignore[union-attr]
-    holder = nn.ParameterDict(
-        {str(n): nn.Parameter(torch.from_numpy(v), requires_grad=False) for n, v in enumerate(dense)}
-    )
+    carrier, tensors = in_the_model(made, model)
+    holder = bare(tensors)
     with tempfile.TemporaryDirectory() as folder:
-        path, plain = Path(folder) / "t.apk", Path(folder) / "t.safetensors"
+        path, plain, flat = (Path(folder) / name for name in ("t.apk", "t.safetensors", "flat.safetensors"))
         path.write_bytes(packed(made, "fast"))
-        save_file({key: value.contiguous() for key, value in holder.state_dict().items()}, plain)
+        plain.write_bytes(save(tensors))
+        flat.write_bytes(save({name.replace(".", "_"): values for name, values in tensors.items()}))
         peft.add_adapter("saved", config)
         peft.save_pretrained(folder, selected_adapters=["saved"])
 
@@ -176,7 +177,10 @@ def first_use(rounds: int) -> str:
             pool._engine.ready(pool._all_packed(["t"]))
 
         cases = {
-            "safetensors load_file, load_state_dict": Case(lambda: holder.load_state_dict(load_file(plain))),
+            "safetensors load_file, load_state_dict": Case(
+                lambda: carrier.load_state_dict(load_file(plain), strict=False)
+            ),
+            "the same into parameters without a model": Case(lambda: holder.load_state_dict(load_file(flat))),
             "pool.add": Case(lambda: pool.add(path), after=remove),
             "pool.add, inflated": Case(use, after=remove),
             "adapterpack.load, attached": Case(
