@@ -65,7 +65,7 @@ class PathSource:
         with os_errors(self.name):
             mode = path.stat()
         if not stat.S_ISREG(mode.st_mode):
-            raise CallError(f"{self.name} is no regular file", Reason.NOT_A_FILE, hint="give the path of an .apk file")
+            raise CallError(f"{self.name} is no regular file", Reason.NOT_A_FILE, hint="give the path of a file")
         self._size = mode.st_size
 
     def size(self) -> int:

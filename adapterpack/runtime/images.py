@@ -218,7 +218,9 @@ def _open(source: Path | BinaryIO, mode: str, name: str) -> Image.Image:
                 return _eight_bits(image, name).convert(mode)
     except (*_DAMAGE, Image.DecompressionBombWarning) as error:
         raise CorruptFileError(
-            f"{name} is no readable image: {error}", Reason.BAD_SOURCE, hint="convert it again"
+            f"{name} is no readable image: {error}",
+            Reason.BAD_SOURCE,
+            hint="fetch it again, or save it anew as PNG or JPEG",
         ) from error
 
 
@@ -228,7 +230,9 @@ def _converted(image: Image.Image, mode: str, name: str) -> Image.Image:
         return _eight_bits(image, name).convert(mode)
     except _DAMAGE as error:
         what = name or "the picture"
-        raise CorruptFileError(f"{what} cannot be read: {error}", Reason.BAD_SOURCE, hint="convert it again") from error
+        raise CorruptFileError(
+            f"{what} cannot be read: {error}", Reason.BAD_SOURCE, hint="fetch it again, or save it anew as PNG or JPEG"
+        ) from error
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
