@@ -1,4 +1,5 @@
-"""The nouns: Site, Branch, Head, DataSettings, Backbone, Adapter. Frozen, without behaviour beyond their own grammar.
+"""The nouns: Site, Branch and, kept together, Branches, Head, DataSettings, Backbone, Adapter. Frozen, with no more
+behaviour than their own grammar.
 
 A *site* names a place in the backbone in timm's words: `blocks.3.attn.qkv[q]` is the query rows of block 3's fused
 projection, `norm` the final LayerNorm, `cls_token` a bare parameter. A *branch* is one trained thing at one site.
@@ -132,6 +133,10 @@ class Branches(Sequence[Branch]):
     def __getitem__(self, at: int | slice) -> Branch | tuple[Branch, ...]:
         return self._all()[at]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles without what can be made again."""
+        return Branches, (self.groups,)
+
     def _all(self) -> tuple[Branch, ...]:
         if self._made is None:
             self._made = tuple(branch for group in self.groups for branch in _branches(group))
@@ -149,10 +154,15 @@ def _group(run: Sequence[Branch]) -> BranchGroup:
 
 
 def _alike(one: Branch, other: Branch) -> bool:
-    """The very same settings (equal ones may differ in type: 1 and True), and tensors of the same roles and shapes."""
-    if one.params is not other.params or one.method != other.method or one.tensors.keys() != other.tensors.keys():
+    """Of one method and the same settings, with tensors of the same roles and shapes."""
+    if one.method != other.method or one.tensors.keys() != other.tensors.keys() or not _same(one.params, other.params):
         return False
     return all(tensor.shape == other.tensors[role].shape for role, tensor in one.tensors.items())
+
+
+def _same(one: Params, other: Params) -> bool:
+    """Equal to the type (1 and True are equal to each other), whatever the values are."""
+    return one is other or repr(one) == repr(other)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

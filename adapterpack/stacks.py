@@ -55,11 +55,11 @@ class DenseStack(_Rows):
         return len(self.data)
 
     def _row(self, number: int) -> Dense:
-        return Dense(self.data[number], self.dtype)
+        return Dense(self.data[number, ...], self.dtype)
 
     def content(self) -> list[NDArray[Any]]:
         """What the digest covers, a row a tensor."""
-        return [np.ascontiguousarray(self.data, DENSE_DTYPES[self.dtype]).reshape(len(self), -1)]
+        return [self.data.astype(DENSE_DTYPES[self.dtype], copy=False).reshape(len(self), -1)]
 
     def inflate(self, factor: float = 1.0) -> F32:
         """float32 [tensors, *shape], newly made; see `tensors.inflate`."""
@@ -177,12 +177,12 @@ class Runs(_Rows):
             for site in zip(*run):
                 yield from site
 
-    def _row(self, number: int) -> Tensor:
-        return list(self)[number]
+    def __getitem__(self, at: Any) -> Any:
+        return list(self)[at]
 
 
 def in_runs(tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> Runs:
-    """Tensors in file order, by run and column."""
+    """Tensors in file order, by run and column; `Runs` are taken to be cut by these shapes already."""
     if isinstance(tensors, Runs):
         return tensors
     columns, at = [], 0
@@ -195,18 +195,25 @@ def in_runs(tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> Runs:
 
 
 def group_content(columns: Sequence[Column]) -> Iterator[NDArray[Any]]:
-    """What the digest covers of a group: site by site, the content of each role's tensor."""
+    """What the digest covers of a group: site by site, the content of each role's tensor.
+
+    Where a site's content is small, that of many sites is copied together: faster than to hand it out in parts.
+    """
     stacks = [column for column in columns if isinstance(column, (DenseStack, QuantizedStack))]
-    rows = [_as_bytes(part) for stack in stacks for part in stack.content()]
-    if len(stacks) == len(columns) and sum(part.shape[1] for part in rows) < _LARGE:
-        yield np.concatenate(rows, axis=1)
+    parts = [part for stack in stacks for part in stack.content()]
+    width = sum(part.shape[1] * part.itemsize for part in parts)
+    if len(stacks) == len(columns) and width < _SMALL:
+        sites = _TOGETHER // max(width, 1)
+        for start in range(0, len(columns[0]), sites):
+            yield np.concatenate([_as_bytes(part[start : start + sites]) for part in parts], axis=1)
         return
     for site in zip(*columns):
         for tensor in site:
             yield from tensor.content()
 
 
-_LARGE = 1 << 18  # bytes of a site: from here on copying them together costs more than going from one to the next
+_SMALL = 16_384  # bytes of a site: from here on, copying costs as much as it saves
+_TOGETHER = 1 << 20  # bytes that are copied at a time
 
 
 def _as_bytes(rows: NDArray[Any]) -> U8:

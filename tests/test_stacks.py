@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from adapterpack.adapter import Branch, Branches, Site
 from adapterpack.codecs import CODECS
+from adapterpack.errors import CorruptFileError
 from adapterpack.quantize import quantize
 from adapterpack.stacks import (
     DenseStack,
@@ -93,6 +95,11 @@ def test_what_makes_no_stack(tensors: list[Tensor]) -> None:
     assert stack_of(tensors) is None
 
 
+def test_a_number_alone_stays_an_array() -> None:
+    stack = stack_of([Dense(np.array(2.5, np.float32)), Dense(np.array(-1.0, np.float32))])
+    assert stack is not None and isinstance(stack[1].data, np.ndarray) and stack[1].data.shape == ()  # type: ignore[union-attr]
+
+
 # --- runs
 
 TENSORS = st.sampled_from([(2, 3), (5,), (4, 4), (1, 9)])
@@ -125,7 +132,20 @@ def test_plain_lists_are_cut_into_the_same_columns() -> None:
     found = in_runs(tensors, shapes)
     assert list(found) == tensors and in_runs(found, shapes) is found and len(found) == 7 and found[2] is tensors[2]
     assert found.columns == [[tensors[0:6:2], tensors[1:6:2]], [[tensors[6]]]]
-    assert len(Runs(())) == 0
+    assert found[1:4] == tensors[1:4] and found[-1] is tensors[-1] and len(Runs(())) == 0
+
+
+@pytest.mark.parametrize("site", [0, 1, 2])
+def test_padding_is_checked_at_every_site(site: int) -> None:
+    made: list[Tensor] = [signs(3, 3) for _ in range(3)]  # 9 bits in 2 bytes
+    params = {**{k: v for k, v in made[0].form().items() if k != "bits"}, "compression": "none"}
+    payload = bytearray(CODECS["signs"].encode(made, params))
+    shapes = Shapes([Run(((3, 3),), 3)])
+    assert len(CODECS["signs"].decode(memoryview(payload), shapes, params)) == 3
+    payload[2 * site + 1] |= 0x80
+    with pytest.raises(CorruptFileError) as caught:
+        CODECS["signs"].decode(memoryview(payload), shapes, params)
+    assert caught.value.reason == "padding-bits"
 
 
 # --- what the digest covers
@@ -139,6 +159,7 @@ def test_plain_lists_are_cut_into_the_same_columns() -> None:
         [[quantize(numbers(9), 3, 8, scale="float16") for _ in range(3)], [signs(4, 4) for _ in range(3)]],
         [[sparse(2, 3) for _ in range(2)], [signs(4, 4) for _ in range(2)]],
         [[dense(300, 300) for _ in range(2)], [dense(7) for _ in range(2)]],
+        [[dense(3000) for _ in range(200)], [signs(4, 4) for _ in range(200)]],  # more than is copied at a time
     ],
 )
 def test_the_content_of_a_group_is_that_of_its_tensors_site_by_site(columns: list[list[Tensor]]) -> None:
@@ -169,11 +190,22 @@ def test_branches_by_group_and_one_by_one() -> None:
         assert branch.tensors == before.tensors and list(branch.tensors) == list(before.tensors)
 
 
+def test_equal_settings_make_one_group_and_copies_do_not_grow() -> None:
+    made = [branch for i in range(4) for branch in branches(1, {"scale": 1.0}, i)]
+    found = Branches.of(made)
+    assert len(found.groups) == 1
+    again = Branches(found.groups)
+    before = len(pickle.dumps(again))
+    assert len(list(again)) == 4 and len(pickle.dumps(again)) == before
+    assert [b.site for b in pickle.loads(pickle.dumps(again))] == [b.site for b in made]
+
+
 def test_what_makes_another_group() -> None:
     (first,) = branches(1, params := {"scale": 1.0})
     down, up = first.tensors["down"], first.tensors["up"]
     others = [
         Branch(first.site, "dora", params, first.tensors),
+        Branch(first.site, "lora", {"scale": 1}, first.tensors),
         Branch(first.site, "lora", {"scale": True}, first.tensors),
         Branch(first.site, "lora", params, {"down": down}),
         Branch(first.site, "lora", params, {"down": signs(3, 4), "up": up}),

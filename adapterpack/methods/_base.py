@@ -97,8 +97,8 @@ class Method(Protocol):
 
     def delta(self, t: Mapping[str, Any], params: Params) -> dict[str, Delta]:
         """What each parameter of the site gains ({"weight": [out, in], "bias": [out]}); for a method that
-        `replaces`, the new values. Sparse tensors arrive as `Entries`. Foldable methods only, and of those the ones
-        without a `transform`."""
+        `replaces`, the new values. `sparse` alone is given sparse tensors as `Entries`, all others get their zeros
+        written out. Foldable methods only, and of those the ones without a `transform`."""
         ...
 
 

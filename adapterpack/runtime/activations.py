@@ -135,6 +135,6 @@ def _read_by_parents(adapter: Adapter, model: nn.Module, kept: Collection[int]) 
 
 def _number(adapter: Adapter, site: str, method: str, params: Params) -> int:
     def same(branch: Branch) -> bool:
-        return str(branch.site) == site and branch.method == method and branch.params is params
+        return str(branch.site) == site and branch.method == method and branch.params == params
 
     return next(number for number, branch in enumerate(adapter.branches) if same(branch))

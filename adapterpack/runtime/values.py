@@ -5,81 +5,72 @@ A column is expanded at once: on the CPU by numpy's table lookup, elsewhere from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from adapterpack.adapter import Head
-from adapterpack.methods._base import Entries, transforms
+from adapterpack.methods import METHODS
+from adapterpack.methods._base import Entries
 from adapterpack.runtime.inflate import inflate_on
 from adapterpack.runtime.plan import Step
 from adapterpack.stacks import Column, DenseStack, QuantizedStack, stack_of
-from adapterpack.tensors import Dense, Sparse, Tensor
+from adapterpack.tensors import F32, Dense, Sparse, Tensor
 
 Value = Any  # a torch tensor, or `Entries` of torch tensors
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
-    """Tensors of one role, what to multiply them by, and whether sparse ones stay sparse."""
-
-    column: Column
-    factor: float = 1.0
-    sparse: bool = False
 
 
 def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) -> list[dict[str, Value]]:
     """The tensors of every step by role, and of the head (last; empty where there is none), float32 on `device`.
 
-    A sparse tensor that will be added into a parameter stays sparse, as `Entries`; elsewhere its zeros are written out.
-    The memory is the caller's own, in few large blocks that all of them share.
+    What `sparse` adds into a parameter stays sparse, as `Entries`; elsewhere the zeros of sparse tensors are written
+    out. The memory is the caller's own; on the CPU the quantized tensors of a group share one block of it, which costs
+    a fraction of the page faults of many.
     """
     kinds = [_kind(step) for step in steps]
-    firsts = dict(zip(kinds, steps))
-    wanted = [each for kind, step in firsts.items() for each in _wanted(step, sparse=kind[1])]
-    wanted += [Wanted([tensor]) for tensor in ({} if head is None else head.tensors).values()]
-    found = iter(expand(wanted, device))
-    columns = {kind: {role: next(found) for role in step.roles} for kind, step in firsts.items()}
-    out = [{role: column[step.number] for role, column in columns[kind].items()} for kind, step in zip(kinds, steps)]
-    return [*out, {} if head is None else {role: next(found)[0] for role in head.tensors}]
+    made = {kind: _columns(step, device, sparse=kind[1]) for kind, step in dict(zip(kinds, steps)).items()}
+    out = [{role: column[step.number] for role, column in made[kind].items()} for kind, step in zip(kinds, steps)]
+    parts = {} if head is None else head.tensors
+    return [*out, {role: expand([tensor], 1.0, device)[0] for role, tensor in parts.items()}]
 
 
 def _kind(step: Step) -> tuple[int, bool]:
-    """The step's group, and whether it is added into parameters."""
-    return id(step.group), step.how in ("fold", "swap") and not (step.method.replaces or transforms(step.method))
+    """The step's group, and whether its sparse tensors stay sparse."""
+    return id(step.group), step.how in ("fold", "swap") and step.method is METHODS["sparse"]
 
 
-def _wanted(step: Step, *, sparse: bool) -> Iterator[Wanted]:
-    factor = step.params.get("scale", 1.0)
-    for role, column in step.group.columns.items():
-        yield Wanted(column, factor if role in step.method.scaled else 1.0, sparse)
+def _columns(step: Step, device: torch.device, *, sparse: bool) -> dict[str, Sequence[Value]]:
+    """The tensors of all sites of a step's group, by role."""
+    columns: dict[str, Column] = {role: stack_of(column) or column for role, column in step.group.columns.items()}
+    sizes = [column.room if isinstance(column, QuantizedStack) else 0 for column in columns.values()]
+    room = np.empty(sum(sizes) if device.type == "cpu" else 0, np.float32)
+    found: dict[str, Sequence[Value]] = {}
+    for (role, column), size in zip(columns.items(), sizes):
+        factor = step.params.get("scale", 1.0) if role in step.method.scaled else 1.0
+        here, room = room[:size], room[size:]
+        found[role] = expand(column, factor, device, sparse=sparse, room=here)
+    return found
 
 
-def expand(wanted: Sequence[Wanted], device: torch.device) -> list[Sequence[Value]]:
-    """Each column's tensors times its factor, float32 on `device`."""
-    stacks = [stack_of(each.column) for each in wanted]
-    here = [stack.room if isinstance(stack, QuantizedStack) and device.type == "cpu" else 0 for stack in stacks]
-    room, at = np.empty(sum(here), np.float32), 0
-    out: list[Sequence[Value]] = []
-    for each, stack, size in zip(wanted, stacks, here):
-        if stack is None:
-            out.append([_expand_one(tensor, each, device) for tensor in each.column])
-        elif isinstance(stack, DenseStack):
-            out.append(torch.from_numpy(stack.inflate(each.factor)).to(device).unbind())
-        elif size == 0:
-            out.append(inflate_on(stack, device, each.factor).unbind())
-        else:
-            out.append(torch.from_numpy(stack.inflate(each.factor, room[at : at + size])).unbind())
-            at += size
-    return out
+def expand(
+    column: Column, factor: float, device: torch.device, *, sparse: bool = False, room: F32 | None = None
+) -> Sequence[Value]:
+    """Tensors times a factor, float32 on `device`; with `sparse`, sparse ones as `Entries`."""
+    stack = stack_of(column)
+    if stack is None:
+        return [_expand_one(tensor, factor, device, sparse=sparse) for tensor in column]
+    if isinstance(stack, QuantizedStack) and device.type != "cpu":
+        return inflate_on(stack, device, factor).unbind()
+    rows = stack.inflate(factor) if isinstance(stack, DenseStack) else stack.inflate(factor, room)
+    if device.type != "cpu" or rows.ndim == 1:  # rows of no dimension, which numpy gives as plain numbers
+        return torch.from_numpy(rows).to(device).unbind()
+    return list(map(torch.from_numpy, rows))  # a storage each: pickle writes the whole storage of every view
 
 
-def _expand_one(tensor: Tensor, each: Wanted, device: torch.device) -> Value:
-    if isinstance(tensor, Sparse) and each.sparse:
+def _expand_one(tensor: Tensor, factor: float, device: torch.device, *, sparse: bool) -> Value:
+    if isinstance(tensor, Sparse) and sparse:
         positions = torch.from_numpy(np.array(tensor.positions, np.int64)).to(device)
-        return Entries(positions, expand([Wanted([tensor.values], each.factor)], device)[0][0])
-    plain = Dense(tensor.dense()) if isinstance(tensor, Sparse) else tensor
-    return expand([Wanted([plain], each.factor)], device)[0][0]
+        return Entries(positions, expand([tensor.values], factor, device)[0])
+    return expand([Dense(tensor.dense()) if isinstance(tensor, Sparse) else tensor], factor, device)[0]

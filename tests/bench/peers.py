@@ -15,14 +15,17 @@ def in_the_model(adapter: Adapter, model: nn.Module) -> tuple[nn.Module, dict[st
     """A model ready for the adapter's numbers, and these, float32, by the names of its parameters.
 
     It has the backbone's own parameters, not copies of them: `load_state_dict(…, strict=False)` touches only the
-    adapter's.
+    adapter's. For adapters with one branch of a method at a site, beside modules.
     """
     vit = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     tensors: dict[str, np.ndarray] = {}
     for branch in adapter.branches:
         name = f"{branch.method}_{branch.site.part}"
         inside = nn.Module()
-        vit.get_submodule(branch.site.path).add_module(name, inside)
+        parent = vit.get_submodule(branch.site.path)
+        if name in parent._modules:
+            raise ValueError(f"{branch.site} has two branches of {branch.method}")
+        parent.add_module(name, inside)
         for role, tensor in branch.tensors.items():
             inside.register_parameter(role, _empty(tensor.shape))
             tensors[f"{branch.site.path}.{name}.{role}"] = tensor.dense()
