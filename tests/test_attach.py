@@ -26,7 +26,7 @@ def tensors(inward: int, out: int) -> dict[str, torch.Tensor]:
 def test_writes_its_columns_only() -> None:
     layer, x = nn.Linear(5, 12), torch.randn(2, 3, 5)
     plain, t = layer(x), tensors(5, 4)
-    handle = attach(Place(Site("a"), layer, rows=(4, 4)), "a", METHODS["lora"], t, {"scale": 1.0})
+    handle = attach(Place(Site("a"), layer, rows=(4, 4)), Site("a"), METHODS["lora"], t, {"scale": 1.0})
     found = layer(x)
     assert torch.equal(found[..., :4], plain[..., :4]) and torch.equal(found[..., 8:], plain[..., 8:])
     assert torch.allclose(found[..., 4:8], plain[..., 4:8] + x @ t["down"].T @ t["up"].T, atol=1e-5)
@@ -38,7 +38,7 @@ def test_writes_its_columns_only() -> None:
 def test_a_module_that_returns_its_input_does_not_change_it() -> None:
     module, x = nn.Identity(), torch.randn(2, 4)
     before = x.clone()
-    attach(Place(Site("a"), module), "a", METHODS["adapter"], tensors(4, 4), GELU)
+    attach(Place(Site("a"), module), Site("a"), METHODS["adapter"], tensors(4, 4), GELU)
     assert not torch.equal(module(x), before) and torch.equal(x, before)
 
 
@@ -61,14 +61,14 @@ def test_residual_reads_before_the_norm_and_keeps_nothing() -> None:
 
 
 def test_hooks_can_be_copied_and_pickled() -> None:
-    hook = ResidualHook("a", METHODS["adaptformer"], tensors(4, 4), {"scale": 1.0})
+    hook = ResidualHook(Site("a"), METHODS["adaptformer"], tensors(4, 4), {"scale": 1.0})
     for twin in (copy.deepcopy(hook), pickle.loads(pickle.dumps(hook))):
-        assert twin.site == "a" and torch.equal(twin.tensors["up"], hook.tensors["up"])
+        assert twin.site == Site("a") and torch.equal(twin.tensors["up"], hook.tensors["up"])
 
 
 def test_attached_sites_ignores_the_hooks_of_others() -> None:
     model = vit()
     model.norm.register_forward_hook(lambda module, args, out: None)
     assert attached_sites(model) == []
-    attach(Place(Site("norm"), model.norm), "norm", METHODS["adapter"], tensors(48, 48), GELU)
+    attach(Place(Site("norm"), model.norm), Site("norm"), METHODS["adapter"], tensors(48, 48), GELU)
     assert attached_sites(model) == ["norm"]

@@ -140,7 +140,7 @@ def _largest(values: NDArray[Any], *, signed: bool) -> float:
         words = words & _WITHOUT_SIGN[values.dtype.itemsize]
     if not len(words):
         return 0.0
-    word = words.max()
+    word = np.maximum.reduce(words)
     return math.nan if word > _WITHOUT_SIGN[values.dtype.itemsize] else float(word.view(values.dtype))
 
 

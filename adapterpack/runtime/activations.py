@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from adapterpack.adapter import Adapter, Branch
+from adapterpack.adapter import Adapter, Branch, Site
 from adapterpack.methods import METHODS
 from adapterpack.methods._base import Method, Params, Tap, transforms
 from adapterpack.runtime.attach import attached
@@ -133,8 +133,8 @@ def _read_by_parents(adapter: Adapter, model: nn.Module, kept: Collection[int]) 
             yield number, model.get_submodule(parent)
 
 
-def _number(adapter: Adapter, site: str, method: str, params: Params) -> int:
+def _number(adapter: Adapter, site: Site, method: str, params: Params) -> int:
     def same(branch: Branch) -> bool:
-        return str(branch.site) == site and branch.method == method and branch.params == params
+        return branch.site == site and branch.method == method and branch.params == params
 
     return next(number for number, branch in enumerate(adapter.branches) if same(branch))

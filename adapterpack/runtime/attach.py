@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from adapterpack.adapter import Site
 from adapterpack.methods._base import Method, Params
 from adapterpack.runtime.places import Place, Residual
 
@@ -35,7 +36,7 @@ class SiteHook:
     __slots__ = ("method", "params", "rows", "site", "tensors")
 
     def __init__(
-        self, site: str, method: Method, tensors: Tensors, params: Params, rows: tuple[int, int] | None
+        self, site: Site, method: Method, tensors: Tensors, params: Params, rows: tuple[int, int] | None
     ) -> None:
         self.site, self.method, self.tensors, self.params, self.rows = site, method, tensors, params, rows
 
@@ -64,7 +65,7 @@ class ResidualHook:
 
     def __init__(
         self,
-        site: str,
+        site: Site,
         method: Method,
         tensors: Tensors,
         params: Params,
@@ -100,7 +101,7 @@ class ResidualHook:
         return x.movedim(1, -1) if self.channels_first else x
 
 
-def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Params) -> RemovableHandle:
+def attach(place: Place, site: Site, method: Method, tensors: Tensors, params: Params) -> RemovableHandle:
     """Hook a branch to a module's output; `.remove()` of the result takes it away again."""
     weight = place.module._parameters.get("weight")
     hook = SiteHook(site, method, _like(tensors, weight), params, place.rows)
@@ -108,7 +109,7 @@ def attach(place: Place, site: str, method: Method, tensors: Tensors, params: Pa
 
 
 def attach_residual(
-    at: Residual, site: str, method: Method, tensors: Tensors, params: Params, like: torch.Tensor
+    at: Residual, site: Site, method: Method, tensors: Tensors, params: Params, like: torch.Tensor
 ) -> list[RemovableHandle]:
     """Hook a branch to the residual stream; `.remove()` of both results takes it away again."""
     tensors = _like(tensors, like)
@@ -134,7 +135,7 @@ def attached(model: nn.Module) -> Iterator[SiteHook | ResidualHook]:
 
 def attached_sites(model: nn.Module) -> list[str]:
     """The sites at which branches run beside the model, in module order."""
-    return [hook.site for hook in attached(model)]
+    return [str(hook.site) for hook in attached(model)]
 
 
 def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:

@@ -51,12 +51,19 @@ class Loaded:
         self.task = adapter.name
         self.labels: tuple[str, ...] | None = adapter.labels
         self.data: DataSettings | None = adapter.data
-        self.folded = _sites(step for step in steps if step.how == "fold")
-        self.attached = _sites(step for step in steps if step.how != "fold")
+        self._sites = [(step.how == "fold", step.site) for step in steps]
         self.model = model
         self._undo: ExitStack | None = undo
-        self._state = state_of(model) if self.folded else None
+        self._state = state_of(model) if any(folded for folded, _ in self._sites) else None
         self._fingerprint: str | None = None
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(site) for folded, site in self._sites if folded))
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(site) for folded, site in self._sites if not folded))
 
     @property
     def classes(self) -> int:
@@ -160,7 +167,7 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
 
 def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
     """Put one branch in; `undo` is told how to take it out again."""
-    site, method, params = str(step.site), step.method, step.params
+    site, method, params = step.site, step.method, step.params
     if isinstance(step.at, Residual):
         for handle in attach_residual(step.at, site, method, tensors, params, like):
             undo.push(handle)
@@ -245,7 +252,3 @@ def memory_errors() -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise CallError("there is not enough memory for the adapter", Reason.OUT_OF_MEMORY) from error
-
-
-def _sites(steps: Iterator[Step]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(step.site) for step in steps))
