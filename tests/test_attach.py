@@ -47,7 +47,12 @@ def test_residual_reads_before_the_norm_and_keeps_nothing() -> None:
     norm, end, x, h = nn.LayerNorm(4), nn.Identity(), torch.randn(2, 4), torch.randn(2, 4)
     t = tensors(4, 4)
     handles = attach_residual(
-        Residual(norm, end, 4), Site("a"), METHODS["adaptformer"], t, {"scale": 1.0}, torch.empty(0, dtype=torch.float32)
+        Residual(norm, end, 4),
+        Site("a"),
+        METHODS["adaptformer"],
+        t,
+        {"scale": 1.0},
+        torch.empty(0, dtype=torch.float32),
     )
     norm(x)
     before = h.clone()
