@@ -91,7 +91,9 @@ class Walk:
         held = sum(o.untyped_storage().nbytes() for o in objects if type(o) is torch.Tensor)
         stats = self.pool.stats()
         kept = (stats.packed_bytes, stats.inflated_bytes, stats.active_bytes, stats.pristine_bytes)
-        return {"objects": len(objects), "tensor_bytes": held, "kept": kept, "evictions": stats.evictions}
+        ours = sum(str(type(o).__module__).startswith(("adapterpack.", "torch")) for o in objects)
+        figures = {"objects": len(objects), "ours": ours, "tensor_bytes": held}
+        return {**figures, "kept": kept, "evictions": stats.evictions}
 
     def exact(self) -> bool:
         """Whether the backbone is what it was, to the bit."""

@@ -19,5 +19,6 @@ def test_random_steps(gather: bool) -> None:
     after = walk.emptied()
     assert walk.exact() and walk.pool.tasks == ()
     assert before["kept"][:3] == after["kept"][:3] == (0, 0, 0) and after["evictions"] > before["evictions"] > 0
-    assert after["objects"] - before["objects"] < 300  # a station, and a copied region, for each site met first
+    # a station, and a copied region, for each site met first; threads of other tests make objects of other kinds
+    assert after["ours"] - before["ours"] < 150
     assert after["tensor_bytes"] - before["tensor_bytes"] <= after["kept"][3] - before["kept"][3]
