@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
+from adapterpack.converters._base import Imported
+from adapterpack.errors import AdapterPackError
 from adapterpack.quantize import quantize, quantize_latent
 from adapterpack.tensors import Dense, Sparse, round_bfloat16
 
@@ -89,4 +96,17 @@ def values_of(adapter: Adapter) -> dict[tuple[object, ...], NDArray[np.float32]]
     }
     if adapter.head is not None:
         found |= {("head", role): tensor.dense() for role, tensor in adapter.head.tensors.items()}
+    return found
+
+
+def silent(state: dict[str, Any], take: Callable[[dict[str, Any]], Imported]) -> list[str]:
+    """Tensors, one at a time and everywhere, without which the state dict is read as another adapter."""
+    groups = {name: {name} for name in state}
+    for name in state:
+        groups.setdefault(re.sub(r"^blocks\.\d+\.", "blocks.*.", name), set()).add(name)
+    whole, found = take(state).adapter, []
+    for group, names in groups.items():
+        with contextlib.suppress(AdapterPackError):
+            read = take({name: value for name, value in state.items() if name not in names})
+            found += [] if read.adapter.same_as(whole) else [group]
     return found

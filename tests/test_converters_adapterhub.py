@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapterpack import Adapter, AdapterPool, Branch, Dense, Site, load
+from adapterpack import Adapter, AdapterPool, Backbone, Branch, Dense, Head, Site, load
 from adapterpack.converters import CONVERTERS, recognise
 from adapterpack.converters._base import Hints
 from adapterpack.errors import AdapterPackError, CorruptFileError, UnsupportedAdapterError
@@ -142,7 +142,7 @@ def test_a_head_of_the_librarys_own(tmp_path: Path) -> None:
     assert close(reads(folder, timm_twin("vit", base, 3)), outputs("vit", model, images()))
 
 
-@pytest.mark.parametrize("case", ["lora", "lora-all", "lora-mlp", *BOTTLENECKS, *BENT])
+@pytest.mark.parametrize("case", NAMES)
 def test_exported_folders_load_in_the_library(case: str, tmp_path: Path) -> None:
     import adapters
 
@@ -157,6 +157,131 @@ def test_exported_folders_load_in_the_library(case: str, tmp_path: Path) -> None
         fresh.set_active_adapters(name)
     assert close(outputs("vit", fresh.eval(), images()), outputs("vit", model, images()))
     assert HUB.read(tmp_path / "back", Hints()).adapter.same_as(adapter)
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_clip_adapter_goes_back_to_clip(case: str, tmp_path: Path) -> None:
+    """Through a file, in the library's own model class, with and without our note."""
+    import adapters
+
+    model = with_adapter(hf_model("clip"), configs()[case])
+    pack(saved(model, tmp_path / "made"), tmp_path / "x.apk")
+    written = unpack(tmp_path / "x.apk", tmp_path / "back", to="adapterhub")
+    assert any("CLIPVisionModel" in note for note in written.notes)
+    content = json.loads((tmp_path / "back" / "adapter_config.json").read_text())
+    assert (content["model_class"], content["model_type"]) == ("CLIPVisionModel", "clip_vision_model")
+    fresh = hf_model("clip")
+    with torch.no_grad(), quiet():
+        adapters.init(fresh)
+        fresh.set_active_adapters(fresh.load_adapter(str(tmp_path / "back"), use_safetensors=True))
+    expected = outputs("clip", model, images())
+    assert close(outputs("clip", fresh.eval(), images()), expected)
+    assert not close(outputs("clip", hf_model("clip"), images()), expected)
+    adapter = HUB.read(tmp_path / "back", Hints()).adapter
+    with load_adapter(adapter, timm_twin("clip", hf_model("clip")), check_fingerprint=False) as loaded, torch.no_grad():
+        assert loaded is not None
+    stored = load_file(path := tmp_path / "back" / "adapter.safetensors")
+    path.unlink()
+    save_file(stored, path)
+    HUB.write(HUB.read(tmp_path / "back", Hints()).adapter, tmp_path / "again", force=False)
+    again = load_file(tmp_path / "again" / "adapter.safetensors")
+    assert again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in stored)
+
+
+@pytest.mark.parametrize(
+    ("source", "backbone", "model"),
+    [
+        ({}, "", "ViTModel"),
+        ({}, "vit_base_patch16_224.augreg_in21k", "ViTModel"),
+        ({}, "vit_base_patch16_clip_224.openai", "CLIPVisionModel"),
+        ({}, "openai/clip-vit-base-patch16", "CLIPVisionModel"),
+        ({"format": "peft", "names": "clip", "prefix": "vision_model.", "head": ""}, "", "CLIPVisionModel"),
+        ({"format": "peft", "names": "vit5", "prefix": "", "head": ""}, "", "ViTModel"),
+        ({"format": "adapterhub", "names": "clip"}, "vit_base_patch16_224", "CLIPVisionModel"),
+        ({"format": "petl-vit"}, "", "ViTModel"),
+    ],
+)
+def test_the_model_is_the_sources(source: dict[str, str], backbone: str, model: str, tmp_path: Path) -> None:
+    adapter = Adapter("toy", "lora", (lora("blocks.0.attn.qkv[q]"),), backbone=Backbone(backbone))
+    adapter = replace(adapter, metadata={"source": source} if source else {})
+    HUB.write(adapter, tmp_path / "out", force=False)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["model_class"] == model
+    assert any(model in note for note in HUB.lost(adapter))  # type: ignore[attr-defined]
+    assert HUB.read(tmp_path / "out", Hints()).adapter.sites.keys() == adapter.sites.keys()
+    HUB.write(HUB.read(tmp_path / "out", Hints()).adapter, tmp_path / "again", force=False)
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["model_class"] == model
+
+
+@pytest.mark.parametrize(
+    ("source", "backbone", "head", "reason", "named"),
+    [
+        ({"format": "peft", "names": "dinov2", "prefix": "", "head": ""}, "", False, "not-expressible", "dinov2"),
+        ({"format": "peft", "names": "deit", "prefix": "", "head": ""}, "", False, "not-expressible", "deit"),
+        ({}, "vit_small_patch14_dinov2.lvd142m", False, "not-expressible", "dinov2"),
+        ({}, "vit_base_patch16_siglip_224.webli", False, "not-expressible", "siglip"),
+        ({"format": "adapterhub", "names": "bert"}, "", False, "bad-field", "bert"),
+        ({"format": "adapterhub", "names": ["vit"]}, "", False, "bad-field", "vit"),
+        ({"format": "adapterhub", "names": "clip"}, "", True, "not-expressible", "CLIPVisionModel"),
+    ],
+)
+def test_no_model_of_the_librarys(
+    source: dict[str, Any], backbone: str, head: bool, reason: str, named: str, tmp_path: Path
+) -> None:
+    adapter = Adapter("toy", "lora", (lora("blocks.0.attn.qkv[q]"),), backbone=Backbone(backbone))
+    adapter = replace(
+        adapter, metadata={"source": source}, head=Head(Dense(np.ones((2, WIDTH), np.float32))) if head else None
+    )
+    with pytest.raises(AdapterPackError, match=named) as caught:
+        HUB.write(adapter, tmp_path / "out", force=False)
+    assert caught.value.reason == reason and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_heads_bias_is_there_or_said_not_to_be(own: bool, good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good["lora"], tmp_path / "bad", None, {})
+    path = folder / "model_head.safetensors"
+    tensors = load_file(path)
+    with pytest.raises(AdapterPackError, match=r"classifier\.bias is in the file") as caught:
+        HUB.read(folder, Hints(settings={"head_bias": "none"}))
+    assert caught.value.reason == "conflicting-settings"
+    del tensors["classifier.bias"]
+    if own:  # a head of the library's own, whose settings can say that it has none
+        tensors = {"heads.pets.1.weight": tensors.pop("classifier.weight")}
+        about = folder / "head_config.json"
+        head = {"head_type": "image_classification", "layers": 1, "use_pooler": False, "bias": True}
+        about.write_text(json.dumps({**json.loads(about.read_text()), "config": head, "name": "pets"}))
+    save_file(tensors, path)
+    with pytest.raises(AdapterPackError, match=r"\.bias is missing .*--set head_bias=none") as caught:
+        HUB.read(folder, Hints())
+    assert caught.value.reason == "missing-tensor"
+    found = HUB.read(folder, Hints(settings={"head_bias": "none"})).adapter.head
+    assert found is not None and found.bias is None
+    if own:
+        about.write_text(about.read_text().replace('"bias": true', '"bias": false'))
+        found = HUB.read(folder, Hints()).adapter.head
+        assert found is not None and found.bias is None
+
+
+@pytest.mark.parametrize("case", ["lora", "seq_bn"])
+def test_a_last_layer_that_nobody_can_miss_is_counted(case: str, good: dict[str, Path], tmp_path: Path) -> None:
+    def without_last(tensors: Tensors) -> None:
+        for name in [name for name in tensors if ".layer.1." in name]:
+            del tensors[name]
+
+    folder = changed(good[case], tmp_path / "bad", without_last, {})
+    assert any(note.startswith("1 block,") for note in HUB.read(folder, Hints()).notes)
+    base = {n: v.detach().numpy() for n, v in timm_twin("vit", hf_model("vit"), CLASSES).named_parameters()}
+    assert not any("block" in note for note in HUB.read(good[case], Hints(backbone=base)).notes)
+    with pytest.raises(AdapterPackError, match=r"blocks\.1") as caught:
+        HUB.read(folder, Hints(backbone=base))
+    assert caught.value.reason == "missing-tensor"
+
+
+def test_settings_mean_nothing_to_a_folder_of_our_own(good: dict[str, Path], tmp_path: Path) -> None:
+    HUB.write(HUB.read(good["lora"], Hints()).adapter, tmp_path / "out", force=False)
+    with pytest.raises(AdapterPackError, match="head_bias cannot change") as caught:
+        HUB.read(tmp_path / "out", Hints(settings={"head_bias": "none"}))
+    assert caught.value.reason == "bad-call"
 
 
 @pytest.mark.parametrize("case", BOTTLENECKS)
@@ -345,6 +470,19 @@ BAD: dict[str, tuple[str, Callable[[Tensors], Any] | None, dict[str, Any], str, 
     "a scaling": ("houlsby", None, {"scaling": "learned"}, "missing-tensor", "scaling"),
     "attention beside": ("parallel", None, {"mh_adapter": True}, "missing-tensor", "blocks.0.attn"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_nothing_goes_missing_in_silence(case: str, good: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(good[case], tmp_path / "bad", None, {})
+    for file in ("adapter.safetensors", "model_head.safetensors"):
+        stored = load_file(folder / file)
+        for name in stored:
+            save_file({n: value for n, value in stored.items() if n != name}, folder / file)
+            with pytest.raises(CorruptFileError) as caught:
+                HUB.read(folder, Hints())
+            assert caught.value.reason == "missing-tensor", name
+        save_file(stored, folder / file)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -118,6 +118,99 @@ def test_state_dict_bare_nested_prefixed_and_legacy(tmp_path: Path) -> None:
     assert CKPT.recognise(old) and CKPT.read(old, said).adapter.same_as(expected)
 
 
+def averaged(**extra: Any) -> dict[str, Any]:
+    """A checkpoint with averaged weights beside the others, which differ."""
+    state = as_torch(petl_state())
+    return {"state_dict_ema": {name: value * 1.5 for name, value in state.items()}, "epoch": 3, **extra}
+
+
+def head_of(path: Path, **settings: Any) -> tuple[Any, tuple[str, ...]]:
+    found = CKPT.read(path, Hints(task="cifar", settings={**LORA, **settings}))
+    assert found.adapter.head is not None
+    return found.adapter.head.weight.dense(), found.notes
+
+
+def test_averaged_weights_are_those_that_timm_takes(tmp_path: Path) -> None:
+    import timm
+    from timm.models import load_state_dict
+
+    state = as_torch(petl_state())
+    for key in ("state_dict", "model"):
+        for name in ("state_dict_ema", "model_ema"):
+            content = {key: state, name: averaged()["state_dict_ema"], "epoch": 3}
+            path = save(content, tmp_path / "run.pth")
+            expected = load_state_dict(str(path))["head.weight"].numpy()
+            weight, notes = head_of(path)
+            assert np.array_equal(weight, expected) and np.array_equal(
+                weight, state["head.weight"].numpy() * np.float32(1.5)
+            )
+            assert any(name in note and "ema=no" in note for note in notes), timm.__version__
+            weight, notes = head_of(path, ema=False)
+            assert np.array_equal(weight, state["head.weight"].numpy()) and not any("ema" in note for note in notes)
+            assert np.array_equal(head_of(path, ema=True)[0], expected)
+    (tmp_path / "run.yaml").write_text("ema: false\n")
+    assert np.array_equal(head_of(path)[0], state["head.weight"].numpy())
+    (tmp_path / "run.yaml").unlink()
+    assert np.array_equal(head_of(save(averaged(), path))[0], expected)
+    assert np.array_equal(head_of(save(averaged(state_dict=state, model_ema=None), path))[0], expected)
+
+
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "another model": (
+        averaged(state_dict=as_torch(petl_state()), foo_model=as_torch(petl_state())),
+        {},
+        "ambiguous-source",
+        "foo_model",
+    ),
+    "another without an average": (
+        petl(teacher={f"module.{name}": value for name, value in as_torch(petl_state()).items()}),
+        {},
+        "ambiguous-source",
+        "teacher",
+    ),
+    "two averages": (averaged(model_ema=averaged()["state_dict_ema"]), {}, "ambiguous-source", "model_ema"),
+    "only averaged": (averaged(), {"ema": False}, "missing-tensor", "state_dict_ema"),
+    "not averaged": (petl(), {"ema": True}, "bad-call", "ema"),
+    "not averaged, bare": (as_torch(petl_state()), {"ema": False}, "bad-call", "ema"),
+}
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_a_second_model_is_named(what: str, tmp_path: Path) -> None:
+    content, settings, reason, named = MODELS[what]
+    found = reason_of(save(content, tmp_path / "run.pth"), Hints(settings={**LORA, **settings}))
+    assert (found[0], named in found[1]) == (reason, True), found
+
+
+def test_what_is_no_second_model(tmp_path: Path) -> None:
+    more = {
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+        "scaler": {"scale": 2.0},
+    }
+    assert CKPT.read(
+        save(petl(**more, rng={"head": torch.ones(2)}), tmp_path / "run.pth"), Hints(settings=LORA)
+    ).adapter.head
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrappers_names_are_taken_off(prefix: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from adapterpack.converters import CONVERTERS
+
+    state = as_torch(petl_state())
+    wrapped = {f"{prefix}{name}": value for name, value in state.items()}
+    expected = CKPT.read(save(state, tmp_path / "run.pt"), Hints(settings=LORA)).adapter
+    assert CKPT.read(save({"model": wrapped}, tmp_path / "run.pt"), Hints(settings=LORA)).adapter.same_as(expected)
+    save_file(wrapped, tmp_path / "run.safetensors")
+    assert CONVERTERS["safetensors"].read(tmp_path / "run.safetensors", Hints(settings=LORA)).adapter.same_as(expected)
+    with pytest.raises(AdapterPackError, match="ema"):
+        CONVERTERS["safetensors"].read(tmp_path / "run.safetensors", Hints(settings={**LORA, "ema": True}))
+    del wrapped[f"{prefix}head.bias"]
+    odd = save({**wrapped, "head.bias": state["head.bias"]}, tmp_path / "run.pt")
+    assert reason_of(odd, Hints(settings=LORA))[0] == "unmapped-tensor"
+
+
 def test_settings_inside_and_beside(tmp_path: Path) -> None:
     path = save(
         petl(args=argparse.Namespace(scale=10.0, lr=1e-3, log_dir=None), config={"bit": 1}), tmp_path / "run.ckpt"

@@ -22,7 +22,7 @@ from adapterpack.converters._base import Hints, Imported
 from adapterpack.converters._report import Extracted
 from adapterpack.converters.finetune import How, parse_how, stored_bytes
 from adapterpack.converters.state_dict import adapter_from
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, CallError
 from adapterpack.runtime.load import load_adapter
 from adapterpack.tensors import Dense, Quantized, Sparse
 from adapterpack_cli.main import main
@@ -185,7 +185,7 @@ def test_entries_of_any_difference(seed: int, out: int, inward: int) -> None:
     state = {name: value.copy() for name, value in base.items()}
     which = rng.random((out, inward)) < 0.3
     state["blocks.0.mlp.fc1.weight"][which] += array(int(which.sum()), seed=seed)
-    state["head.weight"] = np.ones((2, 3), np.float32)
+    state |= {"head.weight": np.ones((2, 3), np.float32), "head.bias": np.ones(2, np.float32)}
     imported = adapter_from(state, {"as": "sparse"}, Hints(backbone=base), "run")
     found = base["blocks.0.mlp.fc1.weight"].copy()
     for branch in imported.adapter.branches:
@@ -259,7 +259,9 @@ def test_the_command_from_file_to_logits(
 
 def test_said_twice_or_wrongly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = save(tuned("few"), tmp_path / "tuned.safetensors")
-    for words in (["--as", "auto", "--set", "as=auto"], ["--as", "lowrank"], ["--as", "auto"]):
+    base = ["--backbone", str(backbone_file(tmp_path))]
+    wrong = (["--as", "auto", "--set", "as=auto"], ["--as", "lowrank"], ["--as", "auto"], ["--as", "bitdelta:7", *base])
+    for words in wrong:
         with pytest.raises(SystemExit) as done:
             main(["pack", str(source), "-o", str(tmp_path / "x.apk"), *words])
         assert done.value.code == 2 and capsys.readouterr().err.startswith("error: ")
@@ -267,10 +269,23 @@ def test_said_twice_or_wrongly(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    "text", ["", "lowrank:0", "lowrank:-1", "lowrank:4097", "lowrank:1.5", "bitdelta:", "Auto", "auto:3"]
+    "text",
+    [
+        "bitdelta:7",
+        "bitdelta:1",
+        "bitdelta:131072",
+        "",
+        "lowrank:0",
+        "lowrank:-1",
+        "lowrank:4097",
+        "lowrank:1.5",
+        "bitdelta:",
+        "Auto",
+        "auto:3",
+    ],
 )
 def test_forms_that_are_none(text: str) -> None:
-    with pytest.raises(AdapterPackError) as caught:
+    with pytest.raises(CallError) as caught:
         parse_how(text)
     assert caught.value.reason == "bad-call" and "lowrank:R" in str(caught.value)
 
@@ -308,6 +323,18 @@ def test_refused_by_name(what: str, how: str) -> None:
     with pytest.raises(AdapterPackError) as caught:
         adapter_from(state, {"as": how, "scale": 1.0, "bit": 32}, Hints(backbone=BASE), "run")
     assert (caught.value.reason, name in str(caught.value)) == (reason, True), caught.value
+
+
+def test_the_classifier_is_whole_or_told() -> None:
+    state = tuned("full")
+    del state["head.bias"]
+    with pytest.raises(AdapterPackError, match=r"head\.bias is missing") as caught:
+        read(state, "sparse")
+    assert caught.value.reason == "missing-tensor"
+    assert read(state, "sparse", head_bias="none").adapter.head is not None
+    del state["head.weight"]
+    found = read(state, "sparse")
+    assert found.adapter.head is None and any("no head: the backbone's own stays" in note for note in found.notes)
 
 
 def test_nothing_is_extracted_unasked() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.models import VisionTransformer
 from torch import nn
 
 from adapterpack import Branch, Dense, Head, Site
@@ -372,6 +375,11 @@ BAD: dict[str, tuple[Callable[[Tensors], Any] | None, dict[str, Any], str, str]]
     "more targets": (None, {"target_modules": ["qkv", "fc1", "fc2"]}, "missing-tensor", "fc2"),
     "biases": (None, {"lora_bias": True}, "missing-tensor", "lora_B.bias"),
     "magnitudes": (None, {"use_dora": True}, "missing-tensor", "lora_magnitude_vector"),
+    "no head bias": (drop("base_model.model.head.bias"), {}, "missing-tensor", "head.bias"),
+    "a huge alpha": (None, {"lora_alpha": 1e39}, "bad-field", "float32"),
+    "a huger alpha": (None, {"lora_alpha": 1e308}, "bad-field", "lora_alpha"),
+    "a huge pattern": (None, {"alpha_pattern": {"qkv": -1e39}}, "bad-field", "qkv"),
+    "an odd revision": (None, {"revision": 3}, "bad-field", "revision"),
     "another kind": (None, {"peft_type": "LOHA"}, "unknown-method", "LOHA"),
     "a slow pattern": (None, {"target_modules": "(a+)+b"}, "bad-field", "(a+)+b"),
     "a long pattern": (None, {"target_modules": ".*.*.*.*.*x"}, "bad-field", "repeats"),
@@ -386,6 +394,181 @@ def test_bad_folders_are_refused_by_name(case: str, good: Path, tmp_path: Path) 
     with pytest.raises(AdapterPackError) as caught:
         PEFT.read(folder, Hints())
     assert caught.value.reason == reason and named in str(caught.value)
+
+
+# what was trained, what is taken out of the folder (a pattern), what the error names
+LOST: dict[str, tuple[dict[str, Any], str, str]] = {
+    "head's bias": ({}, r"head\.bias", "head.bias"),
+    "norm1's biases": ({"bias": "all"}, r".*norm1\.bias", "blocks.0.norm1.bias"),
+    "qkv's biases": ({"bias": "all"}, r".*qkv\..*bias", "blocks.0.attn.qkv.bias"),
+    "a bias": ({"bias": "all"}, r"blocks\.1\.mlp\.fc2\.bias", "blocks.1.mlp.fc2.bias"),
+    "patches' bias": ({"bias": "all"}, r"patch_embed\.proj\.bias", "patch_embed.proj.bias"),
+    "last norm's bias": ({"bias": "all"}, r"norm\.bias", "norm.bias"),
+    "both": ({"bias": "all"}, r"(norm|patch_embed\.proj)\.bias", ".bias"),
+    "own biases": ({"bias": "lora_only"}, r"blocks.*bias", "lora_only"),
+    "an own bias": ({"bias": "lora_only"}, r"blocks\.1\.mlp.*bias", "blocks.1.mlp.fc1.bias"),
+    "a layer's own biases": ({"bias": "lora_only"}, r".*fc1.*bias", "fc1.bias"),
+    "norm1 of a block": (
+        {"modules_to_save": ["head", "norm", "norm1"]},
+        r"blocks\.0\.norm1\..*",
+        "blocks.0.norm1.weight",
+    ),
+    "norms' biases": ({"modules_to_save": ["head", "norm", "norm1"]}, r".*norm1\.bias", "norm1.bias"),
+    "a norm's bias": ({"modules_to_save": ["head", "norm", "norm1"]}, r"blocks\.1\.norm1\.bias", "blocks.1.norm1.bias"),
+    "a norm's weight": ({"modules_to_save": ["head", "norm"]}, r"norm\.weight", "norm.weight"),
+}
+
+
+def without(folder: Path, lost: str) -> Path:
+    """The folder without the tensors whose names match, of which there must be some."""
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    kept = {n: v for n, v in tensors.items() if not re.fullmatch(lost, n.removeprefix("base_model.model."))}
+    assert len(kept) < len(tensors)
+    save_file(kept, path)
+    return folder
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_an_incomplete_folder_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    settings, lost, named = LOST[case]
+    made = saved(trained(timm_model(), lora(**{"modules_to_save": ["head"], **settings})), tmp_path / "made")
+    PEFT.read(made, Hints())
+    backbone = {name: value.numpy() for name, value in timm_model().state_dict().items()}
+    for hints in (Hints(), Hints(backbone=backbone)):
+        with pytest.raises(CorruptFileError, match=re.escape(named)) as caught:
+            PEFT.read(made if hints.backbone else without(made, lost), hints)
+        assert caught.value.reason == "missing-tensor"
+        assert ("--backbone" in str(caught.value)) == (hints.backbone is None)
+
+
+def test_a_note_that_was_edited_to_say_more(tmp_path: Path) -> None:
+    """A branch that the settings have no scale for, a part of a number: refused, as any folder that was changed."""
+    import peft
+
+    config = peft.IA3Config(target_modules=["fc1"], feedforward_modules=[], modules_to_save=["head"])
+    adapter = PEFT.read(saved(trained(timm_model(), config), tmp_path / "made"), Hints()).adapter
+    PEFT.write(adapter, tmp_path / "out", force=False)
+    path = tmp_path / "out" / "adapter_model.safetensors"
+    with safe_open(path, "pt") as file:
+        text, tensors = file.metadata()["adapterpack"], {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    for method, name in (("sparse", "lora_B.bias"), ("replace", "bias")):
+        note = json.loads(text)
+        row = note["task"]["branches"][0]
+        row |= {"site": "blocks.0.attn.qkv[q]", "method": method, "params": {}}
+        row["tensors"] = {"bias": next(iter(row["tensors"].values()))}
+        more = {f"base_model.model.blocks.0.attn.qkv.{name}": torch.tensor(1.0)}
+        save_file({**tensors, **more}, path, {"adapterpack": json.dumps(note)})
+        with pytest.raises(AdapterPackError):
+            PEFT.read(tmp_path / "out", Hints())
+
+
+def test_a_head_that_never_had_a_bias(good: Path, tmp_path: Path) -> None:
+    """It is said, or the backbone shows it; what leaves has a bias of zeros, and comes back without."""
+    folder = changed(good, tmp_path / "made", drop("base_model.model.head.bias"), {})
+    backbone = {name: value.numpy() for name, value in timm_model().state_dict().items() if name != "head.bias"}
+    for hints in (Hints(settings={"head_bias": "none"}), Hints(backbone=backbone)):
+        adapter = PEFT.read(folder, hints).adapter
+        assert adapter.head is not None and adapter.head.bias is None
+    PEFT.write(adapter, tmp_path / "back", force=False)
+    zeros = load_file(tmp_path / "back" / "adapter_model.safetensors")["base_model.model.head.bias"]
+    assert zeros.shape == (CLASSES,) and not zeros.any()
+    assert PEFT.read(tmp_path / "back", Hints()).adapter.same_as(adapter)
+    for wrong, reason in ((good, "conflicting-settings"), (tmp_path / "back", "bad-call")):
+        with pytest.raises(AdapterPackError, match="head_bias") as caught:
+            PEFT.read(wrong, Hints(settings={"head_bias": "none"}))
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_a_model_that_lacks_a_bias_is_shown(bias: str, tmp_path: Path) -> None:
+    def bare() -> VisionTransformer:
+        model = VisionTransformer(
+            img_size=16, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=3, num_classes=5, qkv_bias=False
+        )
+        fill(model, spread=0.15)
+        return model.eval()
+
+    model = trained(bare(), lora(bias=bias, modules_to_save=["head", "norm2"]))
+    folder = saved(model, tmp_path / "made")
+    with pytest.raises(CorruptFileError, match=r"attn\.qkv\.bias.*--backbone"):
+        PEFT.read(folder, Hints())
+    backbone = {name: value.numpy() for name, value in bare().state_dict().items()}
+    assert close(reads(folder, bare(), backbone=backbone), theirs(model))
+
+
+def test_models_with_other_norms_have_all_of_their_biases(tmp_path: Path) -> None:
+    for number, more in enumerate(({"pre_norm": True}, {"global_pool": "avg"})):
+        model = VisionTransformer(
+            img_size=16, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=3, num_classes=5, **more
+        ).eval()
+        folder = saved(trained(model, lora(bias="all", modules_to_save=["head"])), tmp_path / str(number))
+        PEFT.read(folder, Hints())
+        lost, named = (r"norm_pre\.bias", "patch_embed.proj") if number == 0 else (r"fc_norm\.bias", r" norm\.bias")
+        with pytest.raises(CorruptFileError, match=named):
+            PEFT.read(without(folder, lost), Hints())
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.3, 7.7])
+def test_lora_bias_leaves_and_comes_back(scale: float, tmp_path: Path) -> None:
+    model = trained(timm_model(), lora(lora_bias=True, lora_alpha=3 * scale, modules_to_save=["head"]))
+    folder = saved(model, tmp_path / "made")
+    adapter = PEFT.read(folder, Hints()).adapter
+    assert close(back(adapter, tmp_path / "back"), theirs(model))
+    assert PEFT.read(tmp_path / "back", Hints()).adapter.same_as(adapter)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("made", "back"))
+    assert first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first if "bias" not in n)
+    # the additions are what PEFT computes, to the last bit
+    factor = np.float32(json.loads((tmp_path / "back" / "adapter_config.json").read_text())["lora_alpha"] / 3)
+    assert all(torch.equal(first[n] * factor, second[n] * factor) for n in first if n.endswith("lora_B.bias"))
+
+
+def test_a_bias_on_some_layers_only_and_one_without_an_inverse(tmp_path: Path) -> None:
+    """PEFT has a bias on every layer or on none; where no number times the scale is the bias, the scale goes into B."""
+    adapter = mixed_scales()
+    odd = np.float32(1) + np.arange(WIDTH, dtype=np.float32) * np.float32(2**-23)
+    added = Branch(Site("blocks.1.attn.qkv", "v"), "sparse", {}, {"bias": Dense(odd)})
+    other = Branch(Site("blocks.0.attn.proj"), "lora", {"scale": 1.5}, {
+        "down": Dense(array(2, WIDTH)), "up": Dense(array(WIDTH, 2))})  # fmt: skip
+    first = next(replace(b, params={"scale": 1.7}) for b in adapter.branches if b.site.part == "v")
+    adapter = replace(adapter, branches=(first, added, other))
+    fresh = timm_model()
+    with load_adapter(adapter, fresh, check_fingerprint=False), torch.no_grad():
+        expected = fresh(images())
+    assert close(back(adapter, tmp_path / "back"), expected)
+    found = PEFT.read(tmp_path / "back", Hints()).adapter
+    assert {str(b.site): b.params["scale"] for b in found.branches if b.method == "lora"} == {
+        "blocks.0.attn.proj": 1.5, "blocks.1.attn.qkv[v]": 1.0}  # fmt: skip
+    assert next(np.array_equal(b.tensors["bias"].dense(), odd) for b in found.branches if b.method == "sparse")
+    twice = replace(adapter, branches=(*adapter.branches, replace(added, site=Site("blocks.1.attn.qkv"))))
+    with pytest.raises(UnsupportedAdapterError):
+        PEFT.write(twice, tmp_path / "twice", force=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", "no JSON"), ("[" * 5000 + "]" * 5000, "deep"), ("\ufeff{}", "byte-order mark"), ("[]", "no JSON object"),
+     (" " * (1 << 20) + "{}", "bytes"), ("{}", "peft_type"), ("{", "no JSON")],
+)  # fmt: skip
+def test_settings_that_are_none(text: str, told: str, good: Path, tmp_path: Path) -> None:
+    folder = changed(good, tmp_path / "bad", None, {})
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(AdapterPackError, match=told) as caught:
+        pack(folder, tmp_path / "x.apk")
+    assert told == "peft_type" or "adapter_config.json" in str(caught.value)
+    assert "index" not in str(caught.value)
+
+
+def test_the_backbones_revision_comes_back(good: Path, tmp_path: Path) -> None:
+    said = {"base_model_name_or_path": "timm/vit_x.y", "revision": "v1.0"}
+    pack(changed(good, tmp_path / "made", None, said), tmp_path / "x.apk")
+    unpack(tmp_path / "x.apk", tmp_path / "back", to="peft")
+    settings = json.loads((tmp_path / "back" / "adapter_config.json").read_text())
+    assert said.items() <= settings.items()
+    found = PEFT.read(tmp_path / "back", Hints()).adapter
+    assert found.metadata["source"]["revision"] == "v1.0"
+    assert "v1.0" not in (tmp_path / "back" / "README.md").read_text()
+    assert "source" not in PEFT.read(good, Hints()).adapter.metadata
 
 
 def test_a_repeated_setting(good: Path, tmp_path: Path) -> None:

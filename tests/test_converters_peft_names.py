@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from adapterpack.converters.hf_names import NAMINGS
 from adapterpack.converters.peft import Peft
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, UnsupportedAdapterError
 from adapterpack.exchange import pack, unpack
+from adapterpack.runtime.load import load_adapter
 from tests._hf import CLASSES, WIDTH, close, hf_model, images, outputs, quiet, timm_twin
-from tests.test_converters_peft import array, lora, reads, saved, theirs, trained
+from tests.test_converters_peft import array, lora, reads, saved, theirs, trained, without
+from tests.test_families import made, pictures
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 PEFT = CONVERTERS["peft"]
@@ -124,6 +127,168 @@ def test_adapters_of_timm_models_in_hugging_face_names(case: str, kind: str, tmp
     assert close(reads(tmp_path / "back", timm_twin(kind, hf_model(kind), CLASSES)), expected)
     unpack(tmp_path / "x.apk", tmp_path / "plain", to="peft")
     assert "qkv" in (tmp_path / "plain" / "adapter_config.json").read_text()
+
+
+ALL = {"target_modules": ["query"], "bias": "all", "modules_to_save": ["classifier"]}
+LOST: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "last norm": ("vit", ALL, r"vit\.layernorm\.bias", "vit.layernorm.bias"),
+    "classifier": ("vit", ALL, r"classifier\..*bias", "classifier.bias"),
+    "norm1": ("vit", ALL, r".*layernorm_before\.bias", "layer.0.layernorm_before.bias"),
+    "patches": ("deit", ALL, r".*projection\.bias", "patch_embeddings.projection.bias"),
+    "key": ("dinov2-bare", {**ALL, "modules_to_save": None}, r".*key\.bias", "layer.0.attention.attention.key.bias"),
+    "pre-norm": ("clip-bare", {"target_modules": ["q_proj"], "bias": "all"}, r".*pre_layrnorm\.bias",
+                 "pre_layrnorm.bias"),
+    "own": ("vit", {**ALL, "bias": "lora_only", "target_modules": ["query", "value"]}, r".*layer.1.*value.*bias",
+            "layer.1.attention.attention.value.bias"),
+    "a block's norm": ("vit", {**ALL, "bias": "none", "modules_to_save": ["classifier", "layernorm_after"]},
+                       r".*0\.layernorm_after\..*", "layer.0.layernorm_after.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_an_incomplete_folder_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    kind, settings, lost, named = LOST[case]
+    base = hf_model(kind.removesuffix("-bare"), not kind.endswith("-bare"))
+    folder = saved(trained(base, lora(**settings)), tmp_path / "made")
+    PEFT.read(folder, Hints())
+    with pytest.raises(CorruptFileError, match=re.escape(named)) as caught:
+        PEFT.read(without(folder, lost), Hints())
+    assert caught.value.reason == "missing-tensor"
+
+
+THREE: dict[str, dict[str, Any]] = {
+    "all biases": {"target_modules": ["query"], "bias": "all"},
+    "own biases": {"target_modules": ["query", "key", "value", "intermediate.dense"], "bias": "lora_only"},
+    "biases of B": {"target_modules": ["query", "value", "output.dense"], "lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("case", THREE)
+def test_biases_of_query_key_and_value_are_one_in_timms_names(case: str, tmp_path: Path) -> None:
+    import peft
+
+    base = hf_model("vit")
+    twin = timm_twin("vit", base, CLASSES)
+    model = trained(base, lora(modules_to_save=["classifier"], **THREE[case]))
+    pack(saved(model, tmp_path / "made"), tmp_path / "x.apk")
+    unpack(tmp_path / "x.apk", tmp_path / "back", to="peft", names="timm")
+    with quiet():
+        loaded = peft.PeftModel.from_pretrained(twin, str(tmp_path / "back")).eval()
+    assert close(theirs(loaded), outputs("vit", model, images()))
+    assert PEFT.read(tmp_path / "back", Hints()).adapter.same_as(adapterpack.open(tmp_path / "x.apk").read())
+    unpack(tmp_path / "x.apk", tmp_path / "again", to="peft")
+    assert close(outputs("vit", onto(hf_model("vit"), tmp_path / "again"), images()), outputs("vit", model, images()))
+
+
+# other families of timm's, whose paths are sites as they are
+FURTHER: dict[str, Any] = {
+    "lora": lambda **k: lora(**{"rank_pattern": {"fc2": 2}, **k}),
+    "biases of B": lambda **k: lora(lora_bias=True, **k),
+    "own biases": lambda **k: lora(bias="lora_only", **k),
+    "dora": lambda **k: lora(use_dora=True, **k),
+    "ia3": lambda **k: ia3(feedforward_modules=["fc2"], **k),
+    "no head": lambda **k: lora(**{**k, "modules_to_save": None}),
+    "said nowhere": lambda **k: lora(**k),
+}
+
+
+def without_mapping(folder: Path) -> Path:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_mapping": None}))
+    return folder
+
+
+@pytest.mark.parametrize("case", FURTHER)
+@pytest.mark.parametrize("kind", ["swin", "convnext", "cait"])
+def test_other_families_of_timms(kind: str, case: str, tmp_path: Path) -> None:
+    targets = ["fc1", "fc2"] if kind == "convnext" else ["qkv", "fc1", "fc2"]
+    config = FURTHER[case](target_modules=targets, modules_to_save=["head"])
+    model = trained(made(kind, num_classes=5), config)
+    with torch.no_grad():
+        expected = model(pictures(kind))
+    folder = saved(model, tmp_path / "made")
+    pack(without_mapping(folder) if case == "said nowhere" else folder, tmp_path / "x.apk")
+    fresh = made(kind, num_classes=5)
+    with adapterpack.load(tmp_path / "x.apk", fresh, check_fingerprint=False), torch.no_grad():
+        assert close(fresh(pictures(kind)), expected)
+        assert not close(made(kind, num_classes=5)(pictures(kind)), expected)
+    unpack(tmp_path / "x.apk", tmp_path / "back", to="peft")
+    with torch.no_grad():
+        assert close(onto(made(kind, num_classes=5), tmp_path / "back")(pictures(kind)), expected)
+    assert PEFT.read(tmp_path / "back", Hints()).adapter.same_as(adapterpack.open(tmp_path / "x.apk").read())
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [(r"layers\.0\..*fc2.*", "layers.0.blocks.0.mlp.fc2"),
+     (r"layers\.1\.blocks\.0\.attn.*", "layers.1.blocks.0.attn.qkv"),
+     (r"layers\.0\..*", "layers.0.blocks.0"), (r"head\.fc\.bias", "head.fc.bias"),
+     (r"layers\.1\.blocks\.1\.norm1\.bias", "layers.1.blocks.1.norm1.bias")],
+)  # fmt: skip
+def test_incomplete_folders_of_other_families(lost: str, named: str, tmp_path: Path) -> None:
+    config = lora(target_modules=["qkv", "fc2", "reduction"], modules_to_save=["head", "norm1"])
+    folder = saved(trained(made("swin", num_classes=5), config), tmp_path / "made")
+    PEFT.read(folder, Hints())
+    with pytest.raises(CorruptFileError, match=re.escape(named)):
+        PEFT.read(without(folder, lost), Hints())
+
+
+def test_the_backbone_shows_what_another_family_has(tmp_path: Path) -> None:
+    model = trained(made("convnext", num_classes=5), lora(target_modules=["fc1"], bias="all", modules_to_save=["head"]))
+    folder = saved(model, tmp_path / "made")
+    with pytest.raises(UnsupportedAdapterError, match="--backbone"):
+        PEFT.read(folder, Hints())
+    backbone = {name: value.numpy() for name, value in made("convnext", num_classes=5).state_dict().items()}
+    adapter = PEFT.read(folder, Hints(backbone=backbone)).adapter
+    fresh = made("convnext", num_classes=5)
+    with load_adapter(adapter, fresh, check_fingerprint=False), torch.no_grad():
+        assert close(fresh(pictures("convnext")), model(pictures("convnext")))
+    for lost in (r"stages\.3\.blocks\.0\.conv_dw\.bias", r"stem\.1\.bias"):
+        with pytest.raises(CorruptFileError, match=lost):
+            PEFT.read(without(folder, lost), Hints(backbone=backbone))
+    config = lora(target_modules=["fc1"], modules_to_save=["head"])
+    folder = saved(trained(made("convnext", num_classes=5), config), tmp_path / "plain")
+    without(folder, r"stages\.3\..*")  # nothing else shows that there is a fourth stage
+    with pytest.raises(CorruptFileError, match=r"stages\.3\.blocks\.0\.mlp\.fc1"):
+        PEFT.read(folder, Hints(backbone=backbone))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["swin.encoder.layers.0.blocks.0.attention.self.query", "encoder.layer.0.attention.self.query",
+     "encoder.stages.0.layers.0.pwconv1", "layers.0.attn.qkv", "model.layers.0.self_attn.q_proj", "decoder",
+     "layers.0.blocks.0.attention.query", "blocks.0.attn.gate", "layers.00.blocks.0.attn.qkv"],
+)  # fmt: skip
+def test_names_that_are_not_timms(module: str, tmp_path: Path) -> None:
+    """Whether the settings say nothing, or Hugging Face."""
+    PEFT.write(small(), tmp_path / "out", force=False)
+    root = "base_model.model."
+    pair = {f"{root}{module}.lora_A.weight": torch.ones(2, 4), f"{root}{module}.lora_B.weight": torch.ones(4, 2)}
+    save_file(pair, tmp_path / "out" / "adapter_model.safetensors")
+    path = tmp_path / "out" / "adapter_config.json"
+    settings = {**json.loads(path.read_text()), "target_modules": [module]}
+    for library in ("", "transformers.models.swin.modeling_swin", "timm.models.vision_transformer"):
+        path.write_text(json.dumps({**settings, "auto_mapping": {"parent_library": library}}))
+        with pytest.raises(CorruptFileError) as caught:
+            PEFT.read(tmp_path / "out", Hints())
+        assert caught.value.reason == "unmapped-tensor" and module in str(caught.value)
+
+
+def test_a_head_for_a_model_with_stages(tmp_path: Path) -> None:
+    """Where the source says nothing of its classifier, as an adapter that was trained here."""
+    PEFT.write(small("layers.0.blocks.1.attn.proj", head=True), tmp_path / "out", force=False)
+    assert "base_model.model.head.fc.weight" in load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert PEFT.read(tmp_path / "out", Hints()).adapter.head is not None
+
+
+def test_vera_on_stages_is_refused(tmp_path: Path) -> None:
+    import peft
+
+    with quiet():
+        config = peft.VeraConfig(r=4, target_modules=["qkv"], modules_to_save=["head"])
+    folder = saved(trained(made("swin", num_classes=5), config), tmp_path / "made")
+    with pytest.raises(UnsupportedAdapterError, match="VeRA"):
+        PEFT.read(folder, Hints())
 
 
 def test_branches_that_share_rows(tmp_path: Path) -> None:

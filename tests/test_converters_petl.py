@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from adapterpack.converters._base import Hints, Imported
 from adapterpack.converters.state_dict import adapter_from
 from adapterpack.errors import AdapterPackError
 from adapterpack.runtime.load import load_adapter
+from tests._converter_samples import silent
 from tests._vit import DEPTH, WIDTH, array, close, images, same, snapshot, vit
 
 State = dict[str, NDArray[np.float32]]
@@ -295,6 +298,7 @@ BAD: dict[str, tuple[str, Callable[[State], Any], str, str]] = {
     "another core": ("fact-tk", put("FacTc", RANK, RANK, 2), "bad-shape", "FacTc"),
     "no conv": ("convpass", drop("blocks.2.adapter_mlp.adapter_conv.weight"), "missing-tensor", "blocks.2.adapter_mlp.adapter_conv.weight"),
     "no bias anywhere": ("convpass", lambda s: [s.pop(f"blocks.{i}.adapter_attn.adapter_up.bias") for i in range(DEPTH)], "missing-tensor", "adapter_attn.adapter_up.bias"),
+    "beside the MLP alone": ("convpass", lambda s: [s.pop(k) for k in list(s) if "adapter_attn" in k], "missing-tensor", "blocks.0.adapter_attn.adapter_down.weight"),
     "conv of 5": ("convpass", put("blocks.0.adapter_attn.adapter_conv.weight", 3, 3, 5, 5), "bad-shape", "5, 5"),
     "rank of up": ("convpass", put("blocks.0.adapter_attn.adapter_up.weight", WIDTH, 4), "bad-shape", "blocks.0.attn"),
     "an extra layer": ("convpass", put("blocks.0.adapter_attn.adapter_norm.weight", 3), "unmapped-tensor", "adapter_norm"),
@@ -318,6 +322,109 @@ def test_what_cannot_be_explained_is_named(what: str) -> None:
     with pytest.raises(AdapterPackError) as caught:
         read(kind, state)
     assert (caught.value.reason, name in str(caught.value)) == (reason, True), caught.value
+
+
+@pytest.mark.parametrize("hints", [Hints(), Hints(backbone=base())])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_goes_missing_in_silence(kind: str, hints: Hints) -> None:
+    make, _, known, _ = KINDS[kind]
+    assert silent(make(), lambda state: adapter_from(state, known, hints, "run")) == []
+
+
+def test_fact_tk_tells_its_blocks_itself() -> None:
+    """Its slices are 12 a block, so that nobody has to say how many there are."""
+    assert adapter_from(fact_tk(), FACT, Hints(), "run").adapter.same_as(read("fact-tk").adapter)
+    with pytest.raises(AdapterPackError, match=r"FacTp has shape \[4, 37\], expected \[4, 36\]"):
+        adapter_from({**fact_tk(), "FacTp": array(RANK, 12 * DEPTH + 1)}, FACT, Hints(), "run")
+
+
+def without(*patterns: str) -> State:
+    """BitFit without the tensors that match."""
+    return {name: value for name, value in bitfit().items() if not any(fnmatch(name, each) for each in patterns)}
+
+
+@pytest.mark.parametrize("hints", [Hints(), Hints(backbone=base())])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_without_its_bias_is_refused_unless_it_has_none(kind: str, hints: Hints) -> None:
+    make, _, known, _ = KINDS[kind]
+    state, settings = make(), {**known, "depth": DEPTH, "width": WIDTH}
+    with pytest.raises(AdapterPackError, match=r"head\.bias is in the file") as caught:
+        adapter_from(state, {**settings, "head_bias": "none"}, hints, "run")
+    assert caught.value.reason == "conflicting-settings"
+    del state["head.bias"]
+    with pytest.raises(AdapterPackError, match=r"head\.bias is missing .*--set head_bias=none") as caught:
+        adapter_from(state, settings, hints, "run")
+    assert caught.value.reason == "missing-tensor"
+    found = adapter_from(state, {**settings, "head_bias": "none"}, hints, "run").adapter.head
+    assert found is not None and found.bias is None and np.array_equal(found.weight.dense(), state["head.weight"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_head_that_is_missing_is_told(kind: str) -> None:
+    state = {name: value for name, value in KINDS[kind][0]().items() if not name.startswith("head")}
+    found = read(kind, state)
+    assert found.adapter.head is None and any("no head: the backbone's own stays" in note for note in found.notes)
+    assert not any("no head" in note for note in read(kind).notes)
+
+
+def test_two_heads_are_one_too_many() -> None:
+    with pytest.raises(AdapterPackError, match=r"head\.weight and fc\.weight") as caught:
+        read("ssf", ssf() | {"fc.weight": array(7, WIDTH)})
+    assert caught.value.reason == "ambiguous-source"
+
+
+KNOWN_DEPTH, UNKNOWN = {"depth": DEPTH, "width": WIDTH}, dict[str, Any]()
+LESS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "one bias": ("blocks.1.norm1.bias", UNKNOWN, "blocks.1.norm1.bias"),
+    "a kind": ("blocks.*.mlp.fc1.bias", UNKNOWN, "blocks.0.mlp.fc1.bias"),
+    "a whole block": ("blocks.1.*", UNKNOWN, "blocks.1."),
+    "the last block": (f"blocks.{DEPTH - 1}.*", KNOWN_DEPTH, f"blocks.{DEPTH - 1}."),
+    "the last norm": ("norm.bias", UNKNOWN, "norm.bias or fc_norm.bias"),
+    "the patches": ("patch_embed.*", UNKNOWN, "patch_embed.proj.bias or norm_pre.bias"),
+}
+
+
+@pytest.mark.parametrize("what", LESS)
+@pytest.mark.parametrize("hints", [Hints(), Hints(backbone=base())])
+def test_biases_are_all_there_or_one_is_named(what: str, hints: Hints) -> None:
+    pattern, settings, named = LESS[what]
+    wanted = named if hints.backbone is None else named.split(" or ")[0]
+    with pytest.raises(AdapterPackError, match=re.escape(wanted)) as caught:
+        adapter_from(without(pattern), settings, hints, "run")
+    assert caught.value.reason == "missing-tensor" and "trained" in str(caught.value)
+
+
+def test_a_last_block_that_nobody_can_miss_is_counted() -> None:
+    """From the biases alone it cannot be seen how many blocks there are to be."""
+    found = adapter_from(without(f"blocks.{DEPTH - 1}.*"), {}, Hints(), "run")
+    assert any(note.startswith(f"{DEPTH - 1} blocks") and "--backbone" in note for note in found.notes)
+    assert not any("blocks" in note for note in adapter_from(bitfit(), KNOWN_DEPTH, Hints(), "run").notes)
+    assert not any("blocks" in note for note in read("bitfit").notes)
+
+
+def test_fewer_biases_where_the_caller_lists_them() -> None:
+    state = without("blocks.*.mlp.fc1.bias", "blocks.0.norm1.bias")
+    for hints in (Hints(), Hints(backbone=base())):
+        found = adapter_from(state, {"trained": ["*.bias"]}, hints, "run").adapter
+        assert len(found.branches) == len(bitfit()) - len(head()) - DEPTH - 1
+
+
+def test_a_whole_model_lacks_no_vector() -> None:
+    whole = {**base(), **bitfit()}
+    del whole["blocks.2.norm2.weight"]
+    with pytest.raises(AdapterPackError, match=r"blocks\.2\.norm2\.weight") as caught:
+        read("bitfit", whole)
+    assert caught.value.reason == "missing-tensor"
+
+
+def test_norms_alone_need_no_biases_elsewhere() -> None:
+    """Another selection than BitFit's: in every block what is in one, and no more."""
+    norms = {name: value for name, value in base().items() if ".norm" in name}
+    tuned = {name: value + np.float32(1) for name, value in norms.items()}
+    for hints in (Hints(), Hints(backbone=base())):
+        assert len(adapter_from(tuned | head(), {}, hints, "run").adapter.branches) == 2 * DEPTH
+        with pytest.raises(AdapterPackError, match=r"blocks\.1\.norm2\.weight"):
+            adapter_from({**{n: v for n, v in tuned.items() if n != "blocks.1.norm2.weight"}}, {}, hints, "run")
 
 
 @pytest.mark.parametrize("kind", ["fact-tt", "fact-tk", "convpass"])

@@ -275,6 +275,34 @@ def test_what_cannot_be_expressed_is_refused_and_nothing_is_written(what: str, t
     assert list(tmp_path.iterdir()) == []
 
 
+SAID = {
+    "no branch": ("branches of no method", "one of adaptformer and lora"),
+    "missing block": ("blocks.0.attn.qkv[q] lacks down", "blocks.N.attn.qkv[q] and blocks.N.attn.qkv[v]"),
+    "extra site": ("a branch at blocks.0.attn.proj", "blocks.N.attn.qkv[q] and blocks.N.attn.qkv[v]"),
+    "two scales": ("2 scales", "one scale"),
+    "no head": ("an adapter without a head", "1 bit or float"),
+    "quantized head with bias": ("a head of 1 bit with a bias", "of 1 bit without a bias or of float32 with one"),
+    "groups": ("blocks.0.attn.qkv[q] down", "one group"),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_refusal_says_what_was_found_what_is_held_and_what_to_do(what: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedAdapterError) as caught:
+        PETL.write(lacking(petl_adapter())[what], tmp_path / "x.bin", force=False)
+    found, held = SAID[what]
+    assert found in str(caught.value) and held in str(caught.value), caught.value
+    assert "unpack to checkpoint or safetensors" in str(caught.value) or "pack " in str(caught.value), caught.value
+
+
+def test_a_fused_lora_is_named_with_the_places_that_there_are(tmp_path: Path) -> None:
+    """What PETL-ViT divides into query and value, others keep in one."""
+    down, up = (quantize(normal(n, *shape), 1, levels="normal-l1") for n, shape in ((1, (4, 16)), (2, (48, 4))))
+    branches = [Branch(Site(f"blocks.{i}.attn.qkv"), "lora", {"scale": 1.0}, {"down": down, "up": up}) for i in (0, 1)]
+    with pytest.raises(UnsupportedAdapterError, match=r"a branch at blocks\.0\.attn\.qkv: .*\[q\] and .*\[v\]"):
+        PETL.write(replace(petl_adapter(), branches=tuple(branches)), tmp_path / "x.bin", force=False)
+
+
 def test_half_a_pair_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.bin").write_bytes(b"old")
     with pytest.raises(AdapterPackError):

@@ -73,7 +73,7 @@ def test_select_takes_what_it_knows() -> None:
     "bad",
     [
         {"bit": True}, {"scale": "1"}, {"scale": float("nan")}, {"reorder": 1}, {"dim": -1}, {"trained": [1]},
-        {"scale": 10**400}, {"dim": 10**400},
+        {"scale": 10**400}, {"dim": 10**400}, {"head_bias": "some"}, {"head_bias": False},
     ],
 )  # fmt: skip
 def test_wrong_types(bad: dict[str, object]) -> None:

@@ -21,7 +21,7 @@ from adapterpack.converters.state_dict import adapter_from
 from adapterpack.errors import AdapterPackError
 from adapterpack.quantize import quantize_latent
 from adapterpack.tensors import same_tensor
-from tests._converter_samples import CLASSES, DEPTH, WIDTH, backbone, normal, petl_adapter
+from tests._converter_samples import CLASSES, DEPTH, WIDTH, backbone, normal, petl_adapter, silent
 
 State = dict[str, NDArray[np.float32]]
 BASE = backbone()
@@ -122,6 +122,32 @@ def test_petl_floats_stay_dense_and_a_bihead_has_one_bit() -> None:
     assert same_tensor(adapter.head.weight, quantize_latent(state["head.weight"], 1))
 
 
+def test_a_head_has_one_bit_only_where_that_is_said() -> None:
+    """A head that lost its bias must not be quantized for it."""
+    state, said = petl_state(), {"scale": 1.0, "bit": 4}
+    del state["head.bias"]
+    with pytest.raises(AdapterPackError, match=r"head\.bias is missing .*bihead") as caught:
+        adapter_from(state, said, Hints(), "run")
+    assert caught.value.reason == "missing-tensor"
+    for more, bits in (({"bihead": True}, 1), ({"method": "lora-bihead"}, 1), ({"head_bias": "none"}, 32)):
+        found = adapter_from(state, {**said, **more}, Hints(), "run").adapter.head
+        assert found is not None and found.bias is None and getattr(found.weight, "bits", 32) == bits
+    with pytest.raises(AdapterPackError, match=r"head\.bias is missing"):
+        adapter_from(state, {**said, "method": "lora"}, Hints(), "run")
+
+
+@pytest.mark.parametrize("variant", ["lora", "adapter"])
+def test_spt_and_consolidator_need_the_heads_bias(variant: str) -> None:
+    state, mask = spt_state(variant)
+    for values, settings, given in ((state, {}, mask), (consolidator_state(), {"reorder": True}, None)):
+        bare = {name: value for name, value in values.items() if name != "head.bias"}
+        with pytest.raises(AdapterPackError, match=r"head\.bias is missing") as caught:
+            adapter_from(bare, settings, HINTS, "run", given)
+        assert caught.value.reason == "missing-tensor"
+        none = {name: value for name, value in bare.items() if name != "head.weight"}
+        assert any("no head" in note for note in adapter_from(none, settings, HINTS, "run", given).notes)
+
+
 def test_values_quantized_already_are_not_quantized_again() -> None:
     state = petl_state()
     name = "blocks.0.attn.lora_q.adapter_up.weight"
@@ -177,7 +203,16 @@ def test_consolidator_without_a_backbone_keeps_what_its_recipe_trains() -> None:
         for m in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
     }
     assert kept == layers | {"norm"}
-    assert imported.notes == ("dropped 12 frozen tensors (not compared: no backbone was given)",)
+    assert imported.notes[1:] == ("dropped 12 frozen tensors (not compared: no backbone was given)",)
+    assert imported.notes[0].startswith("2 blocks, as many as the file has")
+
+
+def test_a_backbone_with_the_mean_of_its_patches_tells_its_depth() -> None:
+    """timm calls its last norm otherwise."""
+    pooled = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: v for name, v in BASE.items()}
+    state = {name: value for name, value in petl_state().items() if not name.startswith("blocks.1.")}
+    with pytest.raises(AdapterPackError, match=r"blocks\.1\.attn"):
+        adapter_from(state, LORA, Hints(backbone=pooled), "run")
 
 
 @pytest.mark.parametrize("variant", ["lora", "adapter"])
@@ -246,6 +281,7 @@ LORA = {"scale": 1.0, "bit": 1}
 BAD: dict[str, tuple[State, dict[str, Any], Hints, Change, str, str]] = {
     "missing matrix": (petl_state(), LORA, Hints(), lambda s: s.pop("blocks.1.attn.lora_v.adapter_up.weight"), "missing-tensor", "blocks.1.attn.lora_v.adapter_up"),
     "missing everywhere": (petl_state(dim=4), LORA, Hints(), lambda s: [s.pop(k) for k in list(s) if "_up" in k], "missing-tensor", "up"),
+    "no value anywhere": (petl_state(), LORA, Hints(), lambda s: [s.pop(k) for k in list(s) if "lora_v" in k], "missing-tensor", "blocks.0.attn.lora_v.adapter_down.weight"),
     "missing block": (petl_state(), LORA | {"depth": 3}, Hints(), lambda s: None, "missing-tensor", "blocks.2."),
     "missing block of a known backbone": (petl_state(), LORA | {"backbone": "vit_base_patch16_224_in21k"}, Hints(), lambda s: None, "missing-tensor", "blocks.2."),
     "extra matrix": (petl_state(), LORA, Hints(), lambda s: s.update({"blocks.0.attn.lora_k.adapter_up.weight": normal(0, 16, 4)}), "unmapped-tensor", "lora_k"),
@@ -269,6 +305,10 @@ BAD: dict[str, tuple[State, dict[str, Any], Hints, Change, str, str]] = {
     "norms left out": (consolidator_state(), {"reorder": True}, HINTS, lambda s: s.pop("blocks.1.norm2.bias"), "missing-tensor", "blocks.1.norm2.bias"),
     "biases left out": (consolidator_state(), {"reorder": True}, HINTS, lambda s: s.pop("blocks.0.mlp.fc1.fc_origin.bias"), "missing-tensor", "fc_origin.bias"),
     "a branch left out": (consolidator_state((4, 8)), {"reorder": True}, HINTS, lambda s: s.pop("blocks.1.mlp.fc2.fc_rep_branches.1.group_fc.weight"), "missing-tensor", "fc_rep_branches.1"),
+    "a layer's branches left out": (consolidator_state(), {"reorder": True}, HINTS, lambda s: [s.pop(k) for k in list(s) if ".fc1.fc_rep" in k], "missing-tensor", "blocks.0.mlp.fc1.fc_rep_branches.0.group_fc.weight"),
+    "the first branch left out": (consolidator_state((4, 8)), {"reorder": True}, HINTS, lambda s: [s.pop(k) for k in list(s) if "branches.0." in k], "missing-tensor", "fc_rep_branches.0"),
+    "weights left out": (consolidator_state((4, 8)), {"reorder": True}, HINTS, lambda s: [s.pop(k) for k in list(s) if "branches.1.group_fc.weight" in k], "missing-tensor", "fc_rep_branches.1.group_fc.weight"),
+    "a layer's biases left out": (consolidator_state((4, 8)), {"reorder": True}, HINTS, lambda s: [s.pop(k) for k in list(s) if "fc1.fc_rep_branches.1.group_fc.bias" in k], "missing-tensor", "blocks.0.mlp.fc1.fc_rep_branches.1.group_fc.bias"),
     "other frozen weights": (consolidator_state(), {"reorder": True}, HINTS, lambda s: s.update({"blocks.1.mlp.fc1.fc_origin.weight": normal(0, 64, 16, 1)}), "backbones-differ", "blocks.1.mlp.fc1.fc_origin.weight"),
     "groups that do not divide": (consolidator_state(), {"reorder": True}, HINTS, lambda s: s.update({"blocks.1.mlp.fc1.fc_rep_branches.0.group_fc.weight": normal(0, 64, 3, 1)}), "bad-shape", "64, 3"),
     "nothing trained": (dict(BASE), {}, HINTS, lambda s: None, "bad-source", "nothing"),
@@ -305,6 +345,37 @@ def test_spt_must_agree_with_its_mask(what: str) -> None:
     with pytest.raises(AdapterPackError) as caught:
         adapter_from(state, {}, HINTS, "run", mask)
     assert (caught.value.reason, name in str(caught.value)) == (reason, True), caught.value
+
+
+def test_spt_modules_without_a_mask_are_told_to_be_uncompared() -> None:
+    state, mask = spt_state()
+    state = {name: value for name, value in state.items() if ".sparse_" not in name}
+    assert any("mask" in note for note in adapter_from(state, {}, HINTS, "run").notes)
+    assert not any("without" in note for note in adapter_from(spt_state()[0], {}, HINTS, "run", mask).notes)
+
+
+@pytest.mark.parametrize("variant", ["lora", "adapter"])
+def test_an_spt_module_is_whole(variant: str) -> None:
+    """One tensor less, whichever: an adapter without a bias would give other logits."""
+    state, mask = spt_state(variant)
+    names = [name for name in state if ".learnable." in name]
+    assert len(names) == 3 * (2 if variant == "lora" else 4)
+    for name in names:
+        with pytest.raises(AdapterPackError, match=name.replace(".", r"\.")) as caught:
+            adapter_from({n: value for n, value in state.items() if n != name}, {}, HINTS, "run", mask)
+        assert caught.value.reason == "missing-tensor"
+
+
+@pytest.mark.parametrize("hints", [Hints(), HINTS])
+def test_nothing_goes_missing_in_silence(hints: Hints) -> None:
+    cases: list[tuple[State, dict[str, Any], SptMask | None]] = [
+        (petl_state(), LORA, None),
+        (petl_state("adaptformer"), LORA, None),
+        (consolidator_state((4, 8)), {"reorder": True}, None),
+        *((state, {}, mask) for state, mask in map(spt_state, ("lora", "adapter"))),
+    ]
+    for state, settings, mask in cases:
+        assert silent(state, lambda s, w=settings, m=mask: adapter_from(s, w, hints, "run", m)) == []
 
 
 def test_spt_entries_need_the_mask() -> None:

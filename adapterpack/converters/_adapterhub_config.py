@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adapterpack.converters._adapterhub_models import MODELS
 from adapterpack.converters._adapterhub_taps import nonlinearity_of, refused, tap_of
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 
 _LAYERS = 10_000  # no encoder has so many, and a file must not make reading it long
-MODELS = ("vit", "clip_vision_model")
 _IDLE = frozenset(
     [
         "architecture", "dropout", "init_weights", "init_weights_seed", "dtype", "stochastic_depth", "phm_dim",
@@ -117,7 +117,7 @@ def checked(content: Mapping[str, Any], folder: str) -> HubConfig:
             "config is no object, or name no text", Reason.BAD_FIELD, folder, "save the adapter again"
         )
     model = content.get("model_type")
-    if model is not None and model not in MODELS:
+    if model is not None and not (isinstance(model, str) and model in MODELS):
         message = f"the adapter is for a model of the type {str(model)[:80]!r}"
         raise UnsupportedAdapterError(message, Reason.UNSUPPORTED_MODEL, folder, f"known: {', '.join(MODELS)}")
     architecture = values.get("architecture")

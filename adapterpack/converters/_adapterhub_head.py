@@ -8,12 +8,15 @@ from typing import Any
 
 from adapterpack.adapter import Head
 from adapterpack.converters._folder import missing, unexplained
+from adapterpack.converters._head import require_bias
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Dense
 
 
-def head_of(tensors: Mapping[str, Dense], content: Mapping[str, Any]) -> tuple[Head, tuple[str, ...] | None]:
-    """The head and its class names, from a head's tensors and its `head_config.json`.
+def head_of(
+    tensors: Mapping[str, Dense], content: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[Head, tuple[str, ...] | None]:
+    """The head and its class names, from a head's tensors, its `head_config.json` and the caller's settings.
 
     Raises:
         UnsupportedAdapterError: `not-expressible` for a head that is more than one linear layer on the class token.
@@ -29,6 +32,9 @@ def head_of(tensors: Mapping[str, Dense], content: Mapping[str, Any]) -> tuple[H
             raise unexplained(tensor, f"expected {stem}.weight and {stem}.bias")
     if f"{stem}.weight" not in tensors:
         raise missing(f"{stem}.weight", "the head's file is incomplete")
+    if not (isinstance(config, dict) and config.get("bias") is False):  # a head of its own may be made without
+        roles = [name.rpartition(".")[2] for name in tensors]
+        require_bias(roles, f"{stem}.bias", settings)
     head = Head(tensors[f"{stem}.weight"], tensors.get(f"{stem}.bias"))
     labels = config.get("label2id") if isinstance(config, dict) else content.get("label2id")
     return head, _labels(labels, head.weight.shape[0] if head.weight.shape else 0)

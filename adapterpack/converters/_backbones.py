@@ -56,6 +56,12 @@ def _size_of(name: str, backbone: Mapping[str, Any] | None) -> tuple[int, int]:
     return _SIZES[size[1]]
 
 
+def guessed(depth: int, ways: str = "--backbone, --set depth=…") -> str:
+    """The note where the file alone tells how many blocks there are."""
+    blocks = "1 block" if depth == 1 else f"{depth} blocks"
+    return f"{blocks}, as many as the file has: nobody said which backbone it is for ({ways})"
+
+
 def depth_of(names: Mapping[str, Any]) -> int:
     """One more than the highest block number in `blocks.N.…`; 0 without blocks."""
     numbers = [

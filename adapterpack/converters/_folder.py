@@ -114,7 +114,7 @@ def unexplained(name: str, hint: str) -> CorruptFileError:
 
 def missing(what: str, hint: str) -> CorruptFileError:
     """The error for tensors that should be there."""
-    return CorruptFileError(f"there is no {what}", Reason.MISSING_TENSOR, hint=hint)
+    return CorruptFileError(f"the folder lacks {what}", Reason.MISSING_TENSOR, hint=hint)
 
 
 def named(name: str, tensors: Mapping[str, Dense]) -> F32:

@@ -6,7 +6,7 @@ Source: the modules of transformers 4.57 (ViT, DeiT, DINOv2, CLIP vision), of tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -22,6 +22,7 @@ class Family:
         linears: (module, site) of the linear layers in a block; a template has `{i}` for the block's number.
         others: (module, site) of everything else that has weights.
         heads: modules that become the head.
+        unbiased: sites whose module may have no bias, and the site that has one then, "" for none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Family:
     linears: Pairs
     others: Pairs
     heads: tuple[str, ...]
+    unbiased: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> Pairs:
@@ -64,6 +66,7 @@ FAMILIES = (
             *((name, name) for name in ("norm", "norm_pre", "fc_norm", "patch_embed.proj")),
         ),
         ("head",),
+        {"norm": "fc_norm", "fc_norm": "", "patch_embed.proj": "norm_pre", "norm_pre": ""},
     ),
     Family(
         "Hugging Face ViT",
@@ -115,5 +118,8 @@ FAMILIES = (
             ("embeddings.patch_embedding", "patch_embed.proj"),
         ),
         ("classifier", "visual_projection"),
+        {"patch_embed.proj": ""},
     ),
 )
+# any other model of timm's: its own paths are the sites
+OWN = Family("timm's own", (), ("",), (), (), ("head.fc", "head", "fc", "classifier"))

@@ -43,10 +43,40 @@ def layers_of(adapter: Adapter) -> dict[str, Layer]:
     """
     modules: dict[str, list[Branch]] = {}
     for branch in adapter.branches:
-        if branch.method != "replace":
+        if branch.method not in ("replace", "sparse"):
             modules.setdefault(branch.site.path, []).append(branch)
     makers = {"lora": _lora, "dora": _dora, "affine": _ia3}
-    return {module: makers[rows[0].method](module, rows) for module, rows in modules.items()}
+    layers = {module: makers[rows[0].method](module, rows) for module, rows in modules.items()}
+    added = [branch for branch in adapter.branches if branch.method == "sparse"]
+    if not added:
+        return layers
+    return {module: _with_bias(module, layer, added) for module, layer in layers.items()}
+
+
+def _with_bias(module: str, layer: Layer, added: Sequence[Branch]) -> Layer:
+    """The layer with a bias of B, zeros where nothing is added; PEFT has one on every layer or on none."""
+    rows = [branch for branch in added if branch.site.path == module]
+    parts = [branch.site.part for branch in rows]
+    bias = np.zeros(len(layer.tensors["lora_B.weight"]), np.float32)
+    _outward(module, [("", len(bias)), *((branch.site.part, branch.tensors["bias"].shape[0]) for branch in rows)])
+    if len(set(parts)) < len(parts) or ("" in parts and len(parts) > 1):
+        raise UnsupportedAdapterError(f"two additions to one bias at {module}", Reason.NOT_EXPRESSIBLE)
+    for branch in rows:
+        values = branch.tensors["bias"].dense()
+        found = before_scale(values, layer.alpha / layer.rank)
+        bias[_rows(branch.site.part, len(bias))] = values if found is None else found
+    return replace(layer, tensors={**layer.tensors, "lora_B.bias": bias})
+
+
+def before_scale(values: F32, scale: float) -> F32 | None:
+    """What gives the values to the last bit when it is multiplied by the scale; None where nothing does."""
+    factor = np.float32(scale)
+    with np.errstate(all="ignore"):
+        near = values / factor
+        found = near.copy()
+        for step in (np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))):
+            found = np.where(found * factor == values, found, step)
+        return found.astype(np.float32) if np.array_equal(found * factor, values) else None
 
 
 def _lora(module: str, rows: Sequence[Branch]) -> Layer:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adapterpack.adapter import Adapter, Branch, Site
-from adapterpack.converters.hf_names import NAMINGS, Names
+from adapterpack.converters.hf_names import NAMINGS, OWN, Names
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 from adapterpack.tensors import Dense, Tensor
 
@@ -23,7 +23,9 @@ TIMM = "timm"
 PROJECTION = "visual_projection"  # the only classifier without a bias
 _FUSED = "attn.qkv"
 # what of a branch goes by the layer's output; of an affine one that depends
-_OUTWARD = {"lora": ("up",), "dora": ("up", "magnitude"), "replace": ("bias", "weight")}
+_OUTWARD = {"lora": ("up",), "dora": ("up", "magnitude"), "replace": ("bias", "weight"), "sparse": ("bias", "weight")}
+_FURTHER = "head.fc"
+_STAGED_WITH_HEAD = ("pvt_v2", "efficientformer")
 _HEADLESS = {
     "dinov2": "its classifier reads class token and mean patch together, timm's head does not",
     "clip": "its classifier reads the mean patch before the last norm; only a head that came from there goes back",
@@ -47,6 +49,11 @@ class Naming:
     @property
     def is_timm(self) -> bool:
         return self.word == TIMM
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether nothing need be said of it: timm's names, the classifier at `head`."""
+        return self.is_timm and self.head in ("", "head")
 
     def described(self) -> dict[str, str]:
         """What `naming_of` reads."""
@@ -78,7 +85,8 @@ def naming_of(said: Any, where: str) -> Naming:
     """
     values = said if isinstance(said, Mapping) else {}
     word, prefix, head = (values.get(key) for key in ("names", "prefix", "head"))
-    for names in NAMINGS.get(word, ()) if isinstance(word, str) else ():
+    listed = NAMINGS.get(word, ()) if isinstance(word, str) else ()
+    for names in (*listed, *([Names(OWN, "")] if word == TIMM else [])):
         if names.prefix == prefix and head in ("", *names.family.heads):
             return Naming(str(word), names, str(head))
     raise CorruptFileError("there are no such names of modules", Reason.BAD_FIELD, where, "say whose: --names")
@@ -86,7 +94,7 @@ def naming_of(said: Any, where: str) -> Naming:
 
 def read_naming(names: Names, modules: Mapping[str, object]) -> Naming:
     """The naming of a folder that was read: which word, and which of the family's classifiers it has, if any."""
-    word = next(word for word, listed in NAMINGS.items() if names in listed)
+    word = next((word for word, listed in NAMINGS.items() if names in listed), TIMM)
     return Naming(word, names, next((head for head in names.family.heads if head in modules), ""))
 
 
@@ -108,7 +116,21 @@ def chosen(adapter: Adapter, asked: str) -> Naming:
         if found.head or adapter.head is None:
             return found
         asked = found.word  # a head that came later: the source's model had no place for it
-    return _usual(asked or TIMM, adapter.head is not None)
+    found = _usual(asked or TIMM, adapter.head is not None)
+    return replace(found, names=Names(OWN, ""), head=_FURTHER) if found.is_timm and _has_stages(adapter) else found
+
+
+def _has_stages(adapter: Adapter) -> bool:
+    """Whether the model is of timm's with stages, whose classifier is further down."""
+    staged = any(branch.site.path.startswith(("layers.", "stages.")) for branch in adapter.branches)
+    return staged and not adapter.backbone.name.startswith(_STAGED_WITH_HEAD)
+
+
+def revision_of(adapter: Adapter) -> str:
+    """The backbone's revision, as a PEFT folder said it, "" for none."""
+    source = adapter.metadata.get("source")
+    found = source.get("revision") if isinstance(source, Mapping) and source.get("format") == FORMAT else ""
+    return found if isinstance(found, str) else ""
 
 
 def _usual(word: str, head: bool) -> Naming:

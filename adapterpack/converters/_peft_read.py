@@ -5,6 +5,7 @@ Arrays in, nouns out. The names' meaning is in `hf_names`, the settings' in `pef
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from adapterpack.adapter import Branch, Head, Site
 from adapterpack.converters._backbones import depth_of
+from adapterpack.converters._base import Hints
 from adapterpack.converters._folder import missing, unexplained
 from adapterpack.converters._peft_branches import Roles, branches_at
 from adapterpack.converters._peft_sort import CALLED, ROOT, WANTED, Sorted
-from adapterpack.converters.hf_names import HEAD, Names, names_of
+from adapterpack.converters._peft_whole import Folder, check_targets, check_whole
+from adapterpack.converters.hf_names import HEAD, OWN, Names, names_of
 from adapterpack.converters.peft_config import PeftConfig
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
-from adapterpack.tensors import F32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,46 +33,52 @@ class Read:
     notes: tuple[str, ...]
 
 
-def read_sorted(found: Sorted, config: PeftConfig, backbone: Mapping[str, F32] | None) -> Read:
+def read_sorted(found: Sorted, config: PeftConfig, hints: Hints) -> Read:
     """The branches and the head.
 
     Args:
         found: all tensors of the folder.
         config: its settings.
-        backbone: the frozen model's tensors by timm's names, or None.
+        hints: what the caller said; of use are `backbone` and the setting `head_bias`.
 
     Raises:
         CorruptFileError: `missing-tensor`, `unmapped-tensor`, `bad-shape`, `conflicting-settings`.
         UnsupportedAdapterError: `not-expressible`.
     """
-    modules = [*found.adapted, *found.plain]
-    names = names_of(modules, config.model_class)
+    modules, backbone = [*found.adapted, *found.plain], hints.backbone
+    names = names_of(modules, config.model_class, config.library)
     sites = {module: site for module in modules if (site := names.site(module)) is not None}
     depth = depth_of(backbone if backbone is not None else dict.fromkeys(sites.values()))
-    _check_targets(found, config, names, sites, depth)
+    _require_one_width(names, config, sites)
+    folder = Folder(found, config, names, sites, depth, backbone, hints.settings)
+    _check_targeted(found, config, sites)
+    check_targets(folder)
     notes = [*_check_copies(found)]
     branches: list[Branch] = []
     for module, parts in found.adapted.items():
         _require_whole(module, parts, config)
         branches += branches_at(module, sites[module], parts, found.adapted, found.shared, config)
     replaced, head = _plain(found, config, sites)
-    _check_gaps(replaced, depth, config)
+    check_whole(folder)
     return Read((*branches, *replaced), head, names, (*notes, *_told(head, names, found, config)))
 
 
-def _check_targets(found: Sorted, config: PeftConfig, names: Names, sites: Mapping[str, str], depth: int) -> None:
-    """The tensors are those of the modules that PEFT would adapt, no more and no fewer."""
+def _require_one_width(names: Names, config: PeftConfig, sites: Mapping[str, str]) -> None:
+    """VeRA's folders do not say how many features a layer reads, which is known where all blocks have one width."""
+    uneven = [site for site in sites.values() if re.match(r"\w*blocks\w*\.\d+\.\D|head|norm", site) is None]
+    if config.type == "VERA" and names.family is OWN and uneven:
+        message = f"VeRA at {uneven[0]}: how many features it reads is not in the folder"
+        raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, config.name, "train a LoRA instead")
+
+
+def _check_targeted(found: Sorted, config: PeftConfig, sites: Mapping[str, str]) -> None:
+    """The tensors are those of modules that PEFT would adapt."""
     for module in found.adapted:
         if sites[module] == HEAD:
             message = f"{module} has an adapter, and the classifier's own weights are not in the folder"
             raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, hint="train it with modules_to_save")
         if not config.targets(module):
             raise unexplained(ROOT + module, "target_modules, exclude_modules or layers_to_transform leave it out")
-    present = {sites[module] for module in found.adapted}
-    for module, site in names.linears(depth):
-        if config.targets(module) and site not in present:
-            wanted = " and no ".join(CALLED[part] for part in WANTED[config.type])
-            raise missing(f"{wanted} of {module}", "target_modules names it")
 
 
 def _require_whole(module: str, parts: Roles, config: PeftConfig) -> None:
@@ -133,20 +141,6 @@ def _check_copies(found: Sorted) -> list[str]:
             raise CorruptFileError(message, Reason.CONFLICTING_SETTINGS, hint="save the folder again")
     count = len(found.copies)
     return [f"dropped {count} second cop{'y' if count == 1 else 'ies'} of the saved modules' biases"] if count else []
-
-
-def _check_gaps(branches: list[Branch], depth: int, config: PeftConfig) -> None:
-    """Where the biases of one kind are trained, those of all blocks are."""
-    if config.bias != "all":
-        return
-    blocks: dict[str, set[int]] = {}
-    for branch in branches:
-        if branch.site.block is not None and "bias" in branch.tensors:
-            blocks.setdefault(branch.site.pattern, set()).add(branch.site.block)
-    for pattern, seen in blocks.items():
-        lost = sorted(set(range(depth)) - seen)
-        if lost:
-            raise missing(f"bias of {pattern.replace('*', str(lost[0]))}", "bias is 'all'")
 
 
 def _told(head: Head | None, names: Names, found: Sorted, config: PeftConfig) -> list[str]:

@@ -71,6 +71,10 @@ def _sort_one(name: str, path: str, tensor: Dense, config: PeftConfig, found: So
             _require_part(name, part, config)
             found.adapted.setdefault(match[1], {})[part] = tensor
             return
+    within = re.fullmatch(r"(.+)\.(?:(original_module)|modules_to_save\.\w+)\.(.+)\.(weight|bias)", path)
+    if within is not None and config.bias == "all":  # of a saved module's own modules
+        found.copies[f"{within[1]}.{within[3]}", within[4]] = tensor, within[2] is not None
+        return
     match = re.fullmatch(r"(.+?)(?:\.(base_layer|original_module|modules_to_save))?\.(weight|bias)", path)
     if match is None or re.search(r"\.(lora|vera|ia3|modules_to_save|original_module)(_|\.|$)", match[1]):
         raise unexplained(name, "save with save_pretrained, which leaves the adapter's own name out")

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adapterpack.adapter import Adapter, Branch, Head
+from adapterpack.adapter import Adapter, Branch, Head, Site
 from adapterpack.converters._lost import left_out
-from adapterpack.converters._peft_layers import Layer, layers_of
-from adapterpack.converters._peft_names import PROJECTION, Naming, has_fused
+from adapterpack.converters._peft_layers import Layer, before_scale, layers_of
+from adapterpack.converters._peft_names import PROJECTION, Naming, has_fused, revision_of
 from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.tensors import F32, Dense, Tensor
 
@@ -24,23 +24,38 @@ _ROOT = "base_model.model"
 
 
 def prepared(adapter: Adapter) -> Adapter:
-    """The adapter with one scale a layer: where a layer's branches differ, the scale goes into `up`.
+    """The adapter with one scale a layer: where a layer's branches differ, or no float32 times the scale gives what is
+    added to the bias, the scale goes into `up`.
 
     Raises:
         UnsupportedAdapterError: `not-expressible` naming a branch that PEFT has no form for.
     """
     kinds = {branch.method for branch in adapter.branches} - {"replace"}
+    loras = {branch.site.path for branch in adapter.branches if branch.method == "lora"}
+    if all(_adds_to(branch, loras) for branch in adapter.branches if branch.method == "sparse"):
+        kinds -= {"sparse"}
     if kinds not in ({"lora"}, {"dora"}, {"affine"}):
         odd = sorted(kinds - {"lora", "dora", "affine"})
         what = f"{odd[0]} branches" if odd else f"{' and '.join(sorted(kinds)) or 'no'} branches"
         hint = "PEFT's folders hold one of LoRA, DoRA and IA³, besides biases, norms and the head"
         raise UnsupportedAdapterError(f"the adapter has {what}", Reason.NOT_EXPRESSIBLE, hint=hint)
-    scales: dict[str, set[float]] = {}
-    for branch in adapter.branches:
-        if branch.method == "lora":
-            scales.setdefault(branch.site.path, set()).add(branch.params["scale"])
-    branches = (_unscaled(b) if b.method == "lora" and len(scales[b.site.path]) > 1 else b for b in adapter.branches)
+    odd_scales = {path for path in loras if not _has_one_scale([b for b in adapter.branches if b.site.path == path])}
+    branches = (_unscaled(b) if b.method == "lora" and b.site.path in odd_scales else b for b in adapter.branches)
     return replace(adapter, branches=tuple(branches))
+
+
+def _adds_to(branch: Branch, loras: Collection[str]) -> bool:
+    """Whether a sparse branch is what PEFT calls the bias of a layer's B."""
+    return branch.tensors.keys() == {"bias"} and branch.site.path in loras
+
+
+def _has_one_scale(rows: Sequence[Branch]) -> bool:
+    """Whether a layer's LoRAs have one scale, times which PEFT's bias of B gives what is added to the layer's."""
+    scales = [branch.params["scale"] for branch in rows if branch.method == "lora"]
+    rank = sum(branch.tensors["down"].shape[0] for branch in rows if branch.method == "lora")
+    added = [branch.tensors["bias"].dense() for branch in rows if branch.method == "sparse"]
+    asked = scales[0] * rank / max(rank, 1)  # as `layers_of` and PEFT come to it
+    return len(set(scales)) == 1 and all(before_scale(values, asked) is not None for values in added)
 
 
 def _unscaled(branch: Branch) -> Branch:
@@ -56,12 +71,10 @@ def plain_of(adapter: Adapter, layers: Mapping[str, Layer]) -> tuple[dict[str, F
     """
     tensors: dict[str, F32] = {}
     saved, biases = [], False
-    for branch in adapter.branches:
-        if branch.method != "replace":
-            continue
+    for branch in _joined([branch for branch in adapter.branches if branch.method == "replace"]):
         module = branch.site.path
         if branch.site.part or "value" in branch.tensors or not _small(branch):
-            hint = "PEFT saves biases, and norms whole"
+            hint = "PEFT saves biases, and norms whole; those of query, key and value only together"
             raise UnsupportedAdapterError(f"the replacement at {branch.site}", Reason.NOT_EXPRESSIBLE, hint=hint)
         if "weight" in branch.tensors:
             saved.append(module)
@@ -69,6 +82,24 @@ def plain_of(adapter: Adapter, layers: Mapping[str, Layer]) -> tuple[dict[str, F
         inner = f"{module}.base_layer" if module in layers else module
         tensors |= {f"{_ROOT}.{inner}.{role}": tensor.dense() for role, tensor in branch.tensors.items()}
     return tensors, saved, biases
+
+
+def _joined(branches: Sequence[Branch]) -> list[Branch]:
+    """Replacements, the biases of query, key and value together as that of timm's layer where all three are there."""
+    parts: dict[str, dict[str, Branch]] = {}
+    for branch in branches:
+        if branch.tensors.keys() == {"bias"}:
+            parts.setdefault(branch.site.path, {})[branch.site.part] = branch
+    found = {path: [rows[part] for part in "qkv"] for path, rows in parts.items() if rows.keys() == set("qkv")}
+    fused = [
+        replace(rows[0], site=Site(path), tensors={"bias": Dense(np.concatenate([_bias(row) for row in rows]))})
+        for path, rows in found.items()
+    ]
+    return [*(branch for branch in branches if not (branch.site.part and branch.site.path in found)), *fused]
+
+
+def _bias(branch: Branch) -> F32:
+    return branch.tensors["bias"].dense()
 
 
 def _small(branch: Branch) -> bool:
@@ -115,8 +146,11 @@ def settings_of(adapter: Adapter, naming: Naming) -> dict[str, Any]:
     _, saved, biases = plain_of(adapter, layers)
     head = [naming.head] if adapter.head is not None else []
     name = adapter.backbone.name
+    hub = hub_name(name) if naming.is_timm or "/" in name else None
+    revision = revision_of(adapter) if hub else ""
     common = {
-        "base_model_name_or_path": hub_name(name) if naming.is_timm or "/" in name else None,
+        **({"revision": revision} if revision else {}),
+        "base_model_name_or_path": hub,
         "inference_mode": True,
         "modules_to_save": sorted([*head, *saved]) or None,
         "target_modules": sorted(layers),
@@ -128,7 +162,12 @@ def settings_of(adapter: Adapter, naming: Naming) -> dict[str, Any]:
             raise UnsupportedAdapterError(message, Reason.NOT_EXPRESSIBLE, hint="IA³'s settings have none")
         before = sorted(module for module, layer in layers.items() if layer.before)
         return {**common, "peft_type": "IA3", "feedforward_modules": before}
-    return {**common, **_lora_settings(layers), "bias": "all" if biases else "none"}
+    return {**common, **_lora_settings(layers), "bias": _bias_setting(adapter, layers) if biases else "none"}
+
+
+def _bias_setting(adapter: Adapter, layers: Mapping[str, Layer]) -> str:
+    alone = {b.site.path for b in adapter.branches if b.method == "replace" and b.tensors.keys() == {"bias"}}
+    return "lora_only" if alone == layers.keys() else "all"
 
 
 def hub_name(name: str) -> str | None:
@@ -152,6 +191,7 @@ def _lora_settings(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "init_lora_weights": True,
         "use_dora": any("lora_magnitude_vector" in layer.tensors for layer in layers.values()),
         "use_rslora": False,
+        **({"lora_bias": True} if any("lora_B.bias" in layer.tensors for layer in layers.values()) else {}),
     }
 
 

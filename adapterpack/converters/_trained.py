@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from adapterpack.adapter import Branch, Site
 from adapterpack.converters._in_place import Plain, backbone_value
 from adapterpack.converters.consolidate import consolidate
-from adapterpack.converters.petl_settings import LEVELS
+from adapterpack.converters.petl_settings import LEVELS, METHODS
 from adapterpack.converters.schemes import Place, name_of
 from adapterpack.converters.settings import agree, require
 from adapterpack.converters.spt_mask import SptMask
@@ -24,6 +24,8 @@ from adapterpack.quantize import quantize_latent
 from adapterpack.tensors import Dense, Sparse, Tensor
 
 F32 = NDArray[np.float32]
+_WHOLE = "save all that was trained"
+_SPT_ROLES = ("down", "up", "down_bias", "up_bias")
 _CONSOLIDATOR_NORMS = tuple(
     f"{norm}.{role}" for norm in ("blocks.{i}.norm1", "blocks.{i}.norm2", "norm") for role in ("weight", "bias")
 )
@@ -69,6 +71,16 @@ def need_every_block(found: Sorted) -> None:
                 raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="save the whole model's state dict")
 
 
+def _need_sites(found: Sorted, method: str, patterns: Iterable[str]) -> None:
+    """Refuse a state dict without a site that the method always adapts; `{}` in a pattern is the block's number."""
+    sites = by_site(found)
+    for pattern in patterns:
+        for block in range(found.depth):
+            if (pattern.format(block), method) not in sites:
+                name = name_of(found.scheme, Place(pattern.format(block), "down", "branch", method))
+                raise CorruptFileError(f"the tensor {name} is missing", Reason.MISSING_TENSOR, hint=_WHOLE)
+
+
 def need_plain(found: Sorted, names: Iterable[str], why: str) -> None:
     """Refuse a state dict that lacks what the recipe trains in place; `{i}` in a name stands for every block.
 
@@ -92,6 +104,7 @@ def petl_branches(found: Sorted, settings: Mapping[str, Any]) -> list[Branch]:
     """
     need_every_block(found)
     for method in sorted({place.method for place, _ in found.branch.values()}):
+        _need_sites(found, method, METHODS[method])
         agree({name: str(said).removesuffix("-bihead") for name, said in settings.items()}, "method", method)
     scale = float(require(settings, "scale"))
     bit = require(settings, "bit", "it says whether the tensors are latents of quantized weights")
@@ -134,6 +147,7 @@ def consolidator_branches(
     reorder = bool(require(settings, "reorder"))
     need_every_block(found)
     need_plain(found, _CONSOLIDATOR_NORMS, "Consolidator trains all LayerNorms")
+    _need_groups(found)
     layers: dict[str, list[tuple[Place, F32]]] = {}
     for place, values in sorted(found.branch.values(), key=lambda item: item[0].number):
         layers.setdefault(place.site, []).append((place, values))
@@ -156,6 +170,24 @@ def consolidator_branches(
             total = total + values if place.role == "bias" else total
         plain[own.name] = replace(own, values=total)
     return branches, list(plain.values())
+
+
+def _need_groups(found: Sorted) -> None:
+    """Refuse a layer of Consolidator's own that lacks a branch, counted from 0, or a branch of it that lacks a tensor:
+    all have a weight, and all have a bias or none."""
+    roles = {"weight"} | {place.role for place, _ in found.branch.values()}
+    last = {name.partition(".fc_origin.")[0]: 0 for name in found.plain if ".fc_origin." in name}
+    for place, _ in found.branch.values():
+        last[place.site] = max(last.get(place.site, 0), place.number)
+    wanted = (
+        Place(site, role, "branch", "consolidator", number)
+        for site, count in last.items()
+        for number in range(count + 1)
+        for role in sorted(roles, reverse=True)
+    )
+    for name in (name_of(found.scheme, place) for place in wanted):
+        if name not in found.branch:
+            raise CorruptFileError(f"the tensor {name} is missing", Reason.MISSING_TENSOR, hint=_WHOLE)
 
 
 def _original(found: Sorted, site: str, role: str, backbone: Mapping[str, F32] | None) -> Plain:
@@ -194,6 +226,10 @@ def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], lis
     branches = []
     for (site, method), roles in sites.items():
         if method != "sparse":
+            for role in _SPT_ROLES[: 2 if method == "lora" else 4]:
+                if role not in roles:
+                    name = name_of(found.scheme, Place(site, role, "branch", method))
+                    raise CorruptFileError(f"the tensor {name} is missing", Reason.MISSING_TENSOR, hint=_WHOLE)
             more = {"nonlinearity": "gelu", "tap": "input" if site.endswith(".proj") else "output"}
             tensors = {role: Dense(values) for role, (_, values) in roles.items()}
             params = {"scale": 1.0, **(more if method == "adapter" else {})}
@@ -205,7 +241,7 @@ def spt_branches(found: Sorted, mask: SptMask | None) -> tuple[list[Branch], lis
         if entries:
             hint = "put the param_req_*.pth beside it, or give --set mask=… (settings={'mask': …})"
             raise CorruptFileError(f"{next(iter(entries))} needs SPT's mask file", Reason.MISSING_TENSOR, hint=hint)
-        return branches, []
+        return branches, ["without SPT's mask it cannot be seen whether all modules are there: --set mask=…"]
     need_plain(found, (*mask.vectors, "cls_token"), "SPT trains it in place")
     _same_modules(found, mask)
     sparse, notes = _sparse_branches(found, entries, mask)

@@ -25,7 +25,7 @@ from adapterpack._files import write_atomic
 from adapterpack.adapter import Adapter
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._base import Hints, Imported, finish, prefix_of, read_bytes
-from adapterpack.converters._content import state_of, without_prefix
+from adapterpack.converters._content import require_averaged, state_of, without_prefix
 from adapterpack.converters._flat import flatten, unflatten
 from adapterpack.converters.spt_mask import SptMask, parse_mask
 from adapterpack.converters.state_dict import adapter_from, scheme_of
@@ -75,9 +75,13 @@ class Checkpoint:
             raise _bad(
                 "the file is an SPT mask, without any trained value", "give the checkpoint; the mask goes beside it"
             )
-        state, inside = state_of(content)
-        tensors = {name: float_array(value, name) for name, value in without_prefix(state).items()}
-        return read_state(source, tensors, inside, hints)
+        require_averaged(content, sidecar.checked(hints.settings))
+        settings = sidecar.combine(sidecar.select_beside(source), hints.settings)
+        found = state_of(content, settings.get("ema"))
+        tensors = {name: float_array(value, name) for name, value in without_prefix(found.state).items()}
+        said = {name: value for name, value in hints.settings.items() if name != "ema"}
+        imported = read_state(source, tensors, found.settings, replace(hints, settings=said))
+        return replace(imported, notes=(*found.notes, *imported.notes))
 
     def write(self, adapter: Adapter, out: Path, *, force: bool) -> tuple[Path, ...]:
         """See `Converter.write`; `read` gives the same adapter back, to the bit."""
@@ -99,8 +103,8 @@ def read_state(
         inside: settings found in the file itself, by place.
         hints: what the caller said.
     """
-    files = ((path.name, sidecar.select(sidecar.read_file(path), path.name)) for path in sidecar.beside(source))
-    settings = sidecar.combine([*inside, *files], hints.settings)
+    require_averaged({}, hints.settings)
+    settings = sidecar.combine([*inside, *sidecar.select_beside(source)], hints.settings)
     mask = _mask_for(source, settings) if scheme_of(tensors).startswith("spt-") else None
     return adapter_from(tensors, settings, hints, source.stem, mask)
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapterpack.adapter import Branch, Site
-from adapterpack.converters._complete import whole_sites
+from adapterpack.converters._complete import in_every_block, whole_sites
 from adapterpack.converters._trained import Sorted
 from adapterpack.converters.settings import agree, require
 from adapterpack.tensors import Dense
 
 ROLES = ("down", "conv", "up", "down_bias", "conv_bias", "up_bias")
 _PREFIX = 1
+_ALWAYS = ("blocks.{}.attn",)  # with or without one beside the MLP, never the other way round
 
 
 def branches(found: Sorted, settings: Mapping[str, Any]) -> tuple[list[Branch], list[str]]:
@@ -27,7 +28,9 @@ def branches(found: Sorted, settings: Mapping[str, Any]) -> tuple[list[Branch], 
     """
     params = {"scale": float(require(settings, "scale")), "prefix": _PREFIX}
     made = []
-    for site, roles in whole_sites(found, ROLES).items():
+    sites = whole_sites(found, ROLES)
+    in_every_block(sites, found, _ALWAYS, "convpass", ROLES[0])
+    for site, roles in sites.items():
         agree(settings, "dim", int(roles["down_bias"].size))
         tensors = {role: Dense(roles[role]) for role in ROLES}
         made.append(Branch(Site.parse(site), "convpass", params, tensors))

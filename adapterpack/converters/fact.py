@@ -76,13 +76,15 @@ def _own(found: Sorted, rank: int) -> Iterator[tuple[str, F32]]:
 
 
 def _sliced(found: Sorted, rank: int) -> Iterator[tuple[str, F32]]:
+    columns = _shared(found, "slices").shape[-1:]
+    depth = found.depth or max(columns, default=0) // _SLICES  # nobody said, and the slices tell
     tensor, slices = (
         require_shape(found, Place(SHARED, role, "branch", "fact"), _shared(found, role), shape)
-        for role, shape in (("core", (rank, rank, rank)), ("slices", (rank, _SLICES * found.depth)))
+        for role, shape in (("core", (rank, rank, rank)), ("slices", (rank, _SLICES * depth)))
     )
     all_cores = tensor.astype(np.float64) @ slices.astype(np.float64)
     at = 0
-    for block in range(found.depth):
+    for block in range(depth):
         for site, j, k in LAYERS:
             core = all_cores[:, :, at : at + j * k].reshape(rank, j * k * rank)
             at += j * k

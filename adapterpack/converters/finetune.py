@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from adapterpack.adapter import Branch, Site
 from adapterpack.codecs import CODECS
+from adapterpack.codecs._quantized import GROUPS
 from adapterpack.converters._in_place import Plain, backbone_value, differs
 from adapterpack.converters._report import Extracted
 from adapterpack.converters.schemes import place_of
@@ -28,10 +29,11 @@ F32 = NDArray[np.float32]
 FEW = 16  # "auto" keeps entries where at most one in so many changed
 ALL = 0.9999  # the share of the squared difference that counts as all of it to "auto",
 LOW = 8  # which keeps it as a low rank where that takes at most one byte in so many of the weights' own
-MAX_RANK, MAX_GROUP = 4096, 1 << 20
+MAX_RANK = 4096
 _HOW = re.compile(r"(sparse|auto)|(lowrank):([1-9][0-9]{0,7})|(bitdelta)(?::([1-9][0-9]{0,7}))?")
 _FAR = 1e37  # squares of larger differences, summed, are infinite in float32
 _KINDS = "sparse, lowrank:R, bitdelta, bitdelta:GROUP or auto"
+_GROUPS = GROUPS[1:]  # without the whole matrix, which is plain bitdelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ def parse_how(text: str) -> How:
     """
     match = _HOW.fullmatch(text)
     rank, group = (int(match[i] or 0) for i in (3, 5)) if match else (0, 0)
-    if match is None or rank > MAX_RANK or group > MAX_GROUP:
-        hint = f"expected {_KINDS}, a rank of at most {MAX_RANK:,}, a group of at most {MAX_GROUP:,}"
+    if match is None or rank > MAX_RANK or (group and group not in _GROUPS):
+        groups = f"a power of two from {_GROUPS[0]} to {_GROUPS[-1]:,} as GROUP"
+        hint = f"expected {_KINDS}, with at most {MAX_RANK:,} as R and {groups}"
         raise CallError(f"differences cannot be kept as {text[:40]!r}", Reason.BAD_CALL, hint=hint)
     return How(match[1] or match[2] or match[4], rank, group)
 

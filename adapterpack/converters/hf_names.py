@@ -11,10 +11,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from adapterpack.converters._hf_families import FAMILIES, Family
+from adapterpack.converters._hf_families import FAMILIES, OWN, Family
 from adapterpack.errors import CorruptFileError, Reason
 
+__all__ = ["HEAD", "NAMINGS", "OWN", "Names", "module_of", "names_of", "unmapped"]
 HEAD = "head"
+# where timm keeps the plain ViTs, whose modules are all in the table
+_PLAIN = ("timm.models.vision_transformer", "timm.models.deit")
+# how a path within a block or stage of timm's other models begins, and the words that go on
+_N = r"(?:0|[1-9][0-9]{0,3})"
+_BLOCKS = rf"\w*blocks\w*\.{_N}(?:\.{_N})?"
+_STAGE = re.compile(rf"((?:layers|stages)\.{_N}\.(?:{_BLOCKS}|downsample)|{_BLOCKS})\.(.+)", re.ASCII)
+_WORDS = frozenset(
+    [
+        "attn", "qkv", "q", "k", "v", "kv", "proj", "mlp", "fc1", "fc2", "fc1_g", "fc1_x", "norm", "norm1",
+        "norm2", "q_norm", "k_norm", "q_proj", "k_proj", "v_proj", "conv_dw", "reduction", "attn_block",
+        "attn_grid", "mlp_tokens", "mlp_channels", "token_mixer", "proj_l", "proj_w", "0", "1",
+    ]
+)  # fmt: skip
+_OUTSIDE = ("norm", "norm_pre", "fc_norm", "head.norm", "patch_embed.proj", "patch_embed.norm", "stem.0", "stem.1")
+_PATH = re.compile(rf"[A-Za-z_]\w*(?:\.(?:[A-Za-z_]\w*|{_N}))*", re.ASCII)
 # names that no row can explain, and why
 _WHY = (
     (r"(^|\.)text_(model|projection)(\.|$)", "the text tower is no part of a vision transformer"),
@@ -35,6 +51,8 @@ class Names:
         """The site of a module, `HEAD` for the classifier, or None."""
         if module in self.family.heads:
             return HEAD
+        if self.family is OWN:
+            return module if _PATH.fullmatch(module) else None
         if not module.startswith(self.prefix):
             return None
         for pattern, site in _compiled(self.family.name):
@@ -68,28 +86,46 @@ def _namings() -> dict[str, tuple[Names, ...]]:
 NAMINGS = _namings()
 
 
-def names_of(modules: Iterable[str], said: str = "") -> Names:
+def names_of(modules: Iterable[str], said: str = "", library: str | None = None) -> Names:
     """Whose names a source uses.
 
     Args:
         modules: module paths, without a library's own wrapping.
         said: the model class that the source names, "" where it names none; it decides between equals.
+        library: the module of Python that the class is from, likewise; None where the paths of timm's other models are
+            no names of the source's, else these are taken as they are.
 
     Raises:
         CorruptFileError: `unmapped-tensor` naming a module that the likeliest family does not explain.
     """
     listed = list(modules)
-    choices = [Names(family, prefix) for family in FAMILIES for prefix in family.prefixes]
+    if library is not None and library.startswith("timm.") and library not in _PLAIN:
+        best = _OWN
+    else:
+        choices = [Names(family, prefix) for family in FAMILIES for prefix in family.prefixes]
 
-    def score(names: Names) -> tuple[int, bool]:
-        known = sum(names.site(module) not in (None, HEAD) for module in listed)
-        return known, said.startswith(names.family.classes)
+        def score(names: Names) -> tuple[int, bool]:
+            known = sum(names.site(module) not in (None, HEAD) for module in listed)
+            return known, said.startswith(names.family.classes)
 
-    best = max(choices, key=score)
-    for module in listed:
-        if best.site(module) is None:
-            raise unmapped(module, best)
-    return best
+        best = max(choices, key=score)
+    strange = next((module for module in listed if best.site(module) is None), None)
+    if strange is None:
+        return best
+    if library is not None and not library.startswith("transformers.") and all(map(_is_timms, listed)):
+        return _OWN
+    raise unmapped(strange, best)
+
+
+_OWN = Names(OWN, "")
+
+
+def _is_timms(module: str) -> bool:
+    """Whether a path is spelled as in timm's models, which no other library's is."""
+    within = _STAGE.fullmatch(module)
+    if within is None:
+        return module in (*OWN.heads, *_OUTSIDE)
+    return all(word in _WORDS for word in within[2].split("."))
 
 
 def unmapped(module: str, names: Names) -> CorruptFileError:

@@ -1,6 +1,6 @@
 """PEFT folders: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`), of LoRA, DoRA, VeRA and IA³.
 
-Read and written for Hugging Face's ViT, DeiT, DINOv2 and CLIP vision models and for timm's, so that
+Read and written for Hugging Face's ViT, DeiT, DINOv2 and CLIP vision models and for timm's of any family, so that
 `PeftModel.from_pretrained(model, folder)` gives the same logits. Source: peft 0.21.
 """
 
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adapterpack.adapter import Adapter, Backbone
 from adapterpack.converters import _folder, _peft_write
@@ -35,7 +37,7 @@ from adapterpack.converters._peft_sort import sort_tensors
 from adapterpack.converters._safetensors_file import tensor_bytes
 from adapterpack.converters.peft_config import PeftConfig, checked
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
-from adapterpack.tensors import Dense
+from adapterpack.tensors import F32, Dense
 
 FORM = "peft/1"
 _NAMES = "names"  # in the note
@@ -44,7 +46,7 @@ TENSORS = ("adapter_model.safetensors", "adapter_model.bin")
 FILES = (SETTINGS, *TENSORS)
 # what a change of would give other numbers than the note says
 _TELLING = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules",
-            "feedforward_modules", "modules_to_save", "bias")  # fmt: skip
+            "feedforward_modules", "modules_to_save", "bias", "lora_bias")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ class Peft:
     names: str = ""
 
     def recognise(self, source: Path) -> bool:
-        return _folder.looks_like(source, SETTINGS, "peft_type")
+        if _folder.looks_like(source, SETTINGS, "peft_type"):
+            return True
+        beside = any((source / name).is_file() for name in TENSORS)  # then `read` says what is wrong with the settings
+        return beside and (source / SETTINGS).is_file() and not _folder.looks_like(source, SETTINGS, "config")
 
     def read(self, source: Path, hints: Hints) -> Imported:
         """See `Converter.read`.
@@ -69,18 +74,20 @@ class Peft:
             CorruptFileError: `unmapped-tensor`, `missing-tensor`, `conflicting-settings`, `bad-shape`, naming the
                 tensor; `bad-source`, `unsafe-source`, `bad-field`.
         """
-        said = replace(hints, settings=sidecar.only(hints.settings, (), "a PEFT folder"))
+        said = replace(hints, settings=sidecar.only(hints.settings, ("head_bias",), "a PEFT folder"))
         name = source.resolve().name
-        config = checked(_folder.read_settings(source / SETTINGS), name)
+        config = checked(_settings(source / SETTINGS), name)
         tensors, note = _folder.read_tensors(_folder.tensor_file(source, TENSORS))
         if note is not None:
+            sidecar.only(hints.settings, (), "a folder that describes itself")
             return Imported(finish(_described(note, tensors, config), said))
         listed = sort_tensors(tensors, config)
-        found = read_sorted(listed, config, hints.backbone)
+        found = read_sorted(listed, config, said)
         naming = read_naming(found.names, listed.plain)
         backbone, local = config.backbone
         kind = "dora" if config.dora else {"LORA": "lora", "VERA": "vera", "IA3": "ia3"}[config.type]
-        metadata = {} if naming.is_timm else {"source": {"format": FORMAT, **naming.described()}}
+        told = {"revision": config.revision} if config.revision else {}
+        metadata = {} if naming.is_usual and not told else {"source": {"format": FORMAT, **naming.described(), **told}}
         where = Backbone(backbone)
         adapter = Adapter(name, kind, found.branches, found.head, None, hints.data, metadata, where)
         if not adapter.branches:
@@ -107,11 +114,21 @@ class Peft:
         return _peft_write.losses(adapter, chosen(adapter, self.names))
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """The settings, errors in their JSON told of this file."""
+    try:
+        return _folder.read_settings(path)
+    except CorruptFileError as error:
+        text, where = error.message.replace("the index", SETTINGS), path.parent.resolve().name
+        hint = error.hint or "expected the JSON object, in UTF-8, that save_pretrained wrote; save the folder again"
+        raise CorruptFileError(text.replace("the settings", SETTINGS), Reason(error.reason), where, hint) from error
+
+
 def _note(ready: Adapter, apart: Adapter, naming: Naming) -> dict[str, Any]:
     """The note on an adapter: at its own sites, and whose names the tensors have where they are not timm's."""
     sites = (replace(branch, site=own.site) for branch, own in zip(ready.branches, apart.branches))
     note = note_for(replace(ready, branches=tuple(sites)), FORM)
-    return note if naming.is_timm else {**note, _NAMES: naming.described()}
+    return note if naming.is_usual else {**note, _NAMES: naming.described()}
 
 
 def _described(note: Any, tensors: Mapping[str, Dense], config: PeftConfig) -> Adapter:
@@ -123,19 +140,21 @@ def _described(note: Any, tensors: Mapping[str, Dense], config: PeftConfig) -> A
     task, rows = rows_in(note, FORM)
     try:
         there = [replace(row, site=naming.place(row.site)) for row in rows]
-        adapter = unflatten(task, _arrays(there, task, tensors, naming.head))
+        adapter = unflatten(task, _arrays(there, task, tensors, naming.head, config))
         ready = _peft_write.prepared(placed(adapter, naming))
         require_same(tensors, _peft_write.tensors_of(ready, naming.head), config.name)
         settings = _peft_write.settings_of(ready, naming)
     except UnsupportedAdapterError as error:
         raise changed("the description", config.name) from error
     odd = [key for key in _TELLING if settings.get(key) != config.values.get(key)]
-    if odd:
+    if odd and (odd != ["bias"] or (settings["bias"], config.bias) != ("lora_only", "all")):  # as we wrote it once
         raise changed(f"the setting {odd[0]}", config.name)
     return adapter
 
 
-def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dense], module: str) -> Arrays:
+def _arrays(
+    rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dense], module: str, config: PeftConfig
+) -> Arrays:
     """PEFT's tensors as the note's branches name theirs."""
     found: Arrays = {}
     starts: dict[str, int] = {}
@@ -143,18 +162,22 @@ def _arrays(rows: list[Row], task: Mapping[str, Any], tensors: Mapping[str, Dens
         start = starts.get(row.site.path, 0)
         starts[row.site.path] = start + row.rank
         for role in row.roles:
-            found[f"{row.stem}.{role}"] = _array(row, role, start, tensors)
+            found[f"{row.stem}.{role}"] = _array(row, role, start, tensors, config)
     head = task.get("head")
     for role in head if isinstance(head, dict) else ():
         found[f"head.{role}"] = _folder.named(f"base_model.model.{module}.{role}", tensors)
     return found
 
 
-def _array(row: Row, role: str, start: int, tensors: Mapping[str, Dense]) -> Any:
+def _array(row: Row, role: str, start: int, tensors: Mapping[str, Dense], config: PeftConfig) -> Any:
     root = f"base_model.model.{row.site.path}"
     if row.method == "replace":
         inner = f"{root}.base_layer.{role}"
-        return _folder.named(inner if inner in tensors else f"{root}.{role}", tensors)
+        whole = _folder.named(inner if inner in tensors else f"{root}.{role}", tensors)
+        return _rows_of(whole, row)
+    if row.method == "sparse" and config.type == "LORA":
+        added = _folder.named(f"{root}.lora_B.{role}", tensors)
+        return _rows_of(added * np.float32(config.scale(row.site.path)), row)
     ends = {"down": "lora_A.weight", "up": "lora_B.weight", "magnitude": "lora_magnitude_vector", "factor": "ia3_l"}
     values = _folder.named(f"{root}.{ends.get(role, role)}", tensors)
     if role in ("down", "up") and values.ndim != 2:
@@ -168,12 +191,21 @@ def _array(row: Row, role: str, start: int, tensors: Mapping[str, Dense]) -> Any
     return values.reshape(-1)[part_of(values.reshape(-1), row.site.part, 0, 0)[0]]
 
 
+def _rows_of(values: F32, row: Row) -> F32:
+    """The rows that a branch on query, key or value has of its layer's."""
+    if not row.site.part:
+        return values
+    if not values.ndim:
+        raise CorruptFileError(f"{row.site} is of a number, expected one a feature", Reason.BAD_SHAPE)
+    return values[part_of(values, row.site.part, 0, 0)[0]]
+
+
 def _card(adapter: Adapter, settings: Mapping[str, Any], naming: Naming) -> str:
     """The folder's README: how it is loaded, and what it does not keep."""
     lines = ["---", "library_name: peft"]
     if settings["base_model_name_or_path"]:
         lines.append(f"base_model: {settings['base_model_name_or_path']}")
-    of = "a timm vision transformer" if naming.is_timm else f"the modules of {naming.names.family.name}"
+    of = "a timm model" if naming.is_timm else f"the modules of {naming.names.family.name}"
     lines += ["---", "", f"An adapter for {of}, written by adapterpack.", ""]
     lines += ["```python", _made(adapter, naming), "model = peft.PeftModel.from_pretrained(model, folder)", "```", ""]
     lost = _peft_write.losses(adapter, naming)

@@ -16,6 +16,8 @@ from typing import Any
 from adapterpack.converters._patterns import check_pattern
 from adapterpack.errors import CorruptFileError, Reason, UnsupportedAdapterError
 
+_LARGEST = 3.4e38  # that float32 holds
+_TEXT = 255
 TYPES = ("LORA", "VERA", "IA3")
 # of no effect on what a trained adapter computes
 _IDLE = frozenset(
@@ -87,6 +89,17 @@ class PeftConfig:
         """The class of the model that the adapter was made for, "" where it is not said."""
         mapping = self.values.get("auto_mapping")
         return str(mapping.get("base_model_class", "")) if isinstance(mapping, dict) else ""
+
+    @property
+    def library(self) -> str:
+        """The module of Python that this class is from, "" likewise."""
+        mapping = self.values.get("auto_mapping")
+        return str(mapping.get("parent_library", "")) if isinstance(mapping, dict) else ""
+
+    @property
+    def revision(self) -> str:
+        """Of the backbone on the Hub, "" for none."""
+        return self.values.get("revision") or ""
 
     @property
     def backbone(self) -> tuple[str, bool]:
@@ -213,6 +226,8 @@ def _check_types(values: Mapping[str, Any], kind: str, name: str) -> None:
     for key in ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_pattern"):
         _check_names(values.get(key), key, name)
     _check(values.get("target_modules") is not None, "target_modules", None, name, "a list of modules")
+    revision = values.get("revision")
+    _check(isinstance(revision, str | None) and len(revision or "") <= _TEXT, "revision", revision, name, "a name")
     layers = values.get("layers_to_transform")
     whole = [layers] if type(layers) is int else (layers or [])
     fine = isinstance(whole, list) and all(type(i) is int for i in whole)
@@ -235,7 +250,8 @@ def _check_number(values: Mapping[str, Any], key: str, name: str, *, whole: bool
     if key == "r" or whole:
         _check(type(value) is int and 0 < value < 1 << 20, key, value, name, "a whole number above 0")
     else:
-        _check(type(value) in (int, float) and math.isfinite(value or 0), key, value, name, "a number")
+        fine = type(value) in (int, float) and abs(value or 0) <= _LARGEST
+        _check(fine, key, value, name, "a number that float32 can hold")
 
 
 def _check(fine: bool, key: str, value: Any, name: str, expected: str) -> None:

@@ -118,7 +118,8 @@ def settings_of(adapter: Adapter) -> Settings:
     methods = {branch.method for branch in branches}
     scales = {branch.params["scale"] for branch in branches if "scale" in branch.params}
     if len(methods) != 1 or not methods <= METHODS.keys() or len(scales) != 1:
-        raise impossible(f"branches of {', '.join(sorted(methods)) or 'no method'} with {len(scales)} scales")
+        found = f"branches of {', '.join(sorted(methods)) or 'no method'} with {len(scales)} scales"
+        raise impossible(f"{found}: it holds branches of one of {' and '.join(METHODS)}, all with one scale")
     first = branches[0].tensors["down"]
     source = adapter.metadata.get("source")
     kept = source if isinstance(source, dict) and source.get("format") == "petl-vit" else {}
@@ -132,7 +133,9 @@ def settings_of(adapter: Adapter) -> Settings:
         scale=scales.pop(),
     )
     if settings.bit not in LEVELS:
-        raise impossible(f"branches of {settings.bit} bits", "pack with 1, 2, 4 or 8 bits first")
+        raise impossible(
+            f"branches of {settings.bit} bits: it holds 1, 2, 4 or 8", "pack with --bits 1, 2, 4 or 8 first"
+        )
     return settings
 
 
@@ -173,7 +176,7 @@ def _spelled(value: Any) -> str:
 
 def need_head(adapter: Adapter) -> Head:
     if adapter.head is None:
-        raise impossible("an adapter without a head")
+        raise impossible("an adapter without a head: it holds one of 1 bit or float")
     return adapter.head
 
 

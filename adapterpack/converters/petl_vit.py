@@ -187,16 +187,23 @@ def _tensors_for(adapter: Adapter, places: list[Place]) -> list[Tensor]:
     if head.bias is None:
         found["head", "weight"] = head.weight
     elif not (isinstance(head.weight, Dense) and isinstance(head.bias, Dense)):
-        raise impossible("a quantized head with a bias")
+        bits = min(getattr(head.weight, "bits", 32), getattr(head.bias, "bits", 32))
+        what = f"a head of {bits} bit with a bias"
+        raise impossible(f"{what}: it holds one of 1 bit without a bias or of float32 with one")
     expected = {(place.site, place.role) for place in places}
     odd = sorted(expected.symmetric_difference(found))
-    if odd or len(found) != sum(len(b.tensors) for b in adapter.branches) + (head.bias is None):
-        raise impossible(
-            f"{odd[0][0]} {odd[0][1]} {'is missing' if odd[0] in expected else 'extra'}"
-            if odd
-            else "two branches at one site"
-        )
+    if odd:
+        raise impossible(_misfit(*odd[0], missing=odd[0] in expected))
+    if len(found) != sum(len(b.tensors) for b in adapter.branches) + (head.bias is None):
+        raise impossible("two branches at one site")
     return [found[place.site, place.role] for place in places]
+
+
+def _misfit(site: str, role: str, *, missing: bool) -> str:
+    """What is wrong with a place, and which places there are."""
+    held = "; ".join(f"{name}: {' and '.join(at.format('N') for at in sites)}" for name, sites in METHODS.items())
+    what = f"an adapter in which {site} lacks {role}" if missing else f"a branch at {site}"
+    return f"{what}: it holds down and up in every block, of {held}"
 
 
 def _bytes_of(tensor: Tensor, place: Place) -> bytes:
@@ -204,6 +211,6 @@ def _bytes_of(tensor: Tensor, place: Place) -> bytes:
     if not isinstance(tensor, Quantized) or not fits or tensor.group or tensor.levels != LEVELS[place.bits]:
         found = f"{tensor.form()}, shape {list(tensor.shape)}"
         want = f"{list(place.shape)} with {place.bits} bit, one group and the {LEVELS[place.bits]} codebook"
-        raise impossible(f"{place.site} {place.role}: {found}", f"it stores {want}")
+        raise impossible(f"{place.site} {place.role} as {found}: it holds {want}")
     offset = np.zeros(1) if tensor.offset is None else tensor.offset
     return tensor.packed.tobytes() + offset.astype(_FLOAT).tobytes() + tensor.scale.astype(_FLOAT).tobytes()

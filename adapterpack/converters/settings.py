@@ -25,6 +25,7 @@ KNOWN: dict[str, tuple[type, str]] = {
     "scale": (float, "the factor of the branches"),
     "bit": (int, "bits of the branches' weights, 32 for float"),
     "bihead": (bool, "whether the head has 1 bit"),
+    "head_bias": (str, "none, of a head that was made without a bias"),
     "dim": (int, "hidden dimension"),
     "reorder": (bool, "whether Consolidator's branches read reordered channels"),
     "method": (str, "the method's name"),
@@ -35,11 +36,13 @@ KNOWN: dict[str, tuple[type, str]] = {
     "width": (int, "features of the backbone"),
     "mask": (str, "path of SPT's mask file"),
     "as": (str, "how a fine-tuned model's matrices are kept: sparse, lowrank:R, bitdelta, bitdelta:GROUP or auto"),
+    "ema": (bool, "whether the averaged weights are taken, of a file that has others as well"),
     "trained": (list, "names of the tensors that were trained in place"),
     "input_size": (tuple, "channels, height and width of an image, such as 3x224x224"),
     "mean": (tuple, "a number a channel, such as 0.5,0.5,0.5"),
     "std": (tuple, "a number above 0 a channel, such as 0.5,0.5,0.5"),
 }
+_WORDS_OF = {"head_bias": ("none",)}
 _ALIASES = {"bits": "bit", "with_channel_shuffle": "reorder"}
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):[ ]+(\S(?:.*\S)?)")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
@@ -99,6 +102,11 @@ def beside(source: Path) -> list[Path]:
     return [path for path in (source.with_suffix(".yaml"), source.with_suffix(".json")) if path.is_file()]
 
 
+def select_beside(source: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The settings beside a source, by file; see `select`."""
+    return [(path.name, select(read_file(path), path.name)) for path in beside(source)]
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """A settings file, YAML or JSON by its suffix.
 
@@ -141,7 +149,7 @@ def _typed(name: str, raw: Any, where: str) -> Any:
     if kind is list and isinstance(raw, str):
         raw = [item.strip() for item in raw.split(",")]
     value = _data.parse(name, raw) if kind is tuple else raw
-    if type(value) is not kind or not _sensible(value):
+    if type(value) is not kind or not _sensible(value) or value not in _WORDS_OF.get(name, (value,)):
         hint = f"expected {meaning}" if kind is tuple else f"expected {kind.__name__}: {meaning}"
         raise CorruptFileError(f"{name} is {str(raw)[:80]!r}", Reason.BAD_SOURCE, where, hint)
     return value

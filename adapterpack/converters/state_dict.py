@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head
 from adapterpack.converters import convpass, fact, ssf
-from adapterpack.converters._backbones import depth_and_width, depth_of, todays_name
+from adapterpack.converters._backbones import depth_and_width, depth_of, guessed, todays_name
 from adapterpack.converters._base import Hints, Imported, finish
 from adapterpack.converters._check import check_adapter
+from adapterpack.converters._complete import need_trained
 from adapterpack.converters._data import of_recipe
+from adapterpack.converters._head import require_bias
 from adapterpack.converters._in_place import Plain, trained_in_place
 from adapterpack.converters._report import Extracted
 from adapterpack.converters._trained import (
@@ -62,7 +64,7 @@ def adapter_from(
         UnsupportedAdapterError: `ambiguous-source`, `missing-field`, …
         BackboneMismatchError: a frozen tensor is not the backbone's.
     """
-    found, head = _sort(tensors, settings, hints)
+    found, head, told = _sort(tensors, settings, hints)
     if "as" in settings:
         _check_whole(found.scheme, settings, hints)
     branches, plains, notes = _branches(found, settings, hints, mask)
@@ -71,6 +73,8 @@ def adapter_from(
         replaced, matrices, dropped = extract(plains, hints.backbone or {}, parse_how(settings["as"]))
     else:
         replaced, dropped = _in_place(found.scheme, plains, settings, hints, mask)
+        if found.scheme == "timm" and "trained" not in settings:
+            need_trained(found, hints.backbone)
     adapter = Adapter(
         settings.get("dataset", name),
         "finetune" if matrices else _label(found.scheme, branches, replaced),
@@ -81,7 +85,9 @@ def adapter_from(
     )
     if not adapter.branches and adapter.head is None:
         raise UnsupportedAdapterError("the state dict holds nothing that was trained", Reason.BAD_SOURCE)
-    return Imported(check_adapter(finish(adapter, replace(hints, settings=settings))), (*notes, *dropped), matrices)
+    return Imported(
+        check_adapter(finish(adapter, replace(hints, settings=settings))), (*told, *notes, *dropped), matrices
+    )
 
 
 def explained(names: Iterable[str], backbone: Mapping[str, Any] | None) -> bool:
@@ -104,22 +110,37 @@ def scheme_of(tensors: Mapping[str, Any]) -> str:
     return schemes[0] if schemes else "timm"
 
 
-def _sort(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints) -> tuple[Sorted, dict[str, F32]]:
+def _sort(
+    tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints
+) -> tuple[Sorted, dict[str, tuple[str, F32]], list[str]]:
+    """Branches and plain parameters; the head's names and values by role; and notes."""
     scheme = scheme_of(tensors)
-    branch, plain, head = {}, {}, {}
+    branch: dict[str, tuple[Place, F32]] = {}
+    plain: dict[str, Plain] = {}
+    head: dict[str, tuple[str, F32]] = {}
     for name, raw in tensors.items():
         place = place_of(scheme, name) or _own_name(name, hints.backbone or {})
         if place is None:
             raise _unmapped(scheme, name, tensors)
         values = _as_matrix(raw) if scheme == "consolidator" else raw
         if place.kind == "head":
-            head[place.role] = raw
+            _require_one(head.get(place.role), name)
+            head[place.role] = name, raw
         elif place.kind == "branch":
             branch[name] = place, values
         else:
             plain[name] = Plain(name, place, values)
-    depth = _depth(tensors, settings, hints)
-    return Sorted(scheme, depth, branch, plain), head
+    depth, guess = _depth(tensors, settings, hints)
+    notes = [] if head else ["the file has no head: the backbone's own stays"]
+    if guess and depth:
+        notes.append(guess)
+    return Sorted(scheme, depth, branch, plain), head, notes
+
+
+def _require_one(before: tuple[str, F32] | None, name: str) -> None:
+    if before is not None:
+        message = f"{before[0]} and {name} are both the head's"
+        raise UnsupportedAdapterError(message, Reason.AMBIGUOUS_SOURCE, hint="a task has one head: leave one out")
 
 
 def _check_whole(scheme: str, settings: Mapping[str, Any], hints: Hints) -> None:
@@ -156,12 +177,17 @@ def _own_name(name: str, backbone: Mapping[str, F32]) -> Place | None:
     return Place(path, role, "frozen") if role in ("weight", "bias") else Place(name, "value", "frozen")
 
 
-def _depth(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints) -> int:
+def _depth(tensors: Mapping[str, F32], settings: Mapping[str, Any], hints: Hints) -> tuple[int, str]:
+    """Blocks of the backbone, and a note where only the file tells."""
     name = hints.backbone_name or settings.get("backbone", "")
+    known = settings.get("depth") or depth_of(hints.backbone or {})
+    if known:
+        return int(known), ""
     try:
-        return depth_and_width(name, settings, hints.backbone)[0]
+        return depth_and_width(name, settings, hints.backbone)[0], ""
     except CallError:  # no size is known for the name: the state dict itself has to do
-        return int(settings.get("depth", depth_of(tensors)))
+        depth = depth_of(tensors)
+        return depth, guessed(depth)
 
 
 def _as_matrix(values: F32) -> F32:
@@ -207,24 +233,30 @@ def _label(scheme: str, branches: list[Branch], replaced: list[Branch]) -> str:
     return scheme
 
 
-def _head(roles: Mapping[str, F32], settings: Mapping[str, Any], scheme: str) -> Head | None:
+def _head(roles: Mapping[str, tuple[str, F32]], settings: Mapping[str, Any], scheme: str) -> Head | None:
     if not roles:
         return None
     if "weight" not in roles:
-        raise CorruptFileError("the tensor head.weight is missing", Reason.MISSING_TENSOR)
-    weight = roles["weight"]
+        message = f"{roles['bias'][0].removesuffix('bias')}weight is missing beside the head's bias"
+        raise CorruptFileError(message, Reason.MISSING_TENSOR, hint="save the head whole: weight and bias")
+    name, weight = roles["weight"]
     if weight.ndim != 2:
-        raise CorruptFileError(f"head.weight has shape {list(weight.shape)}", Reason.BAD_SHAPE)
+        raise CorruptFileError(
+            f"{name} has shape {list(weight.shape)}", Reason.BAD_SHAPE, hint="expected [classes, features]"
+        )
     agree(settings, "num_class", len(weight))
     if scheme == "petl-vit" and _one_bit_head("bias" in roles, settings):
-        return Head(latent("head.weight", weight, 1))
-    return Head(Dense(weight), Dense(roles["bias"]) if "bias" in roles else None)
+        return Head(latent(name, weight, 1))
+    more = "; of PETL-ViT's 1-bit head: --set bihead=yes (settings={'bihead': True})" if scheme == "petl-vit" else ""
+    require_bias(roles, f"{name.removesuffix('weight')}bias", settings, more)
+    return Head(Dense(weight), Dense(roles["bias"][1]) if "bias" in roles else None)
 
 
 def _one_bit_head(bias: bool, settings: Mapping[str, Any]) -> bool:
-    """PETL-ViT's 1-bit head has no bias and its float head has one, which must be what the settings say."""
+    """PETL-ViT's 1-bit head, which has no bias; it is what the settings say."""
+    said = settings.get("bihead", str(settings.get("method", "")).endswith("-bihead"))
     if "method" in settings:
         agree(settings, "bihead", str(settings["method"]).endswith("-bihead"))
-        agree({"bihead": str(settings["method"]).endswith("-bihead")}, "bihead", not bias)
-    agree(settings, "bihead", not bias)
-    return not bias
+    if said and bias:
+        agree({"bihead": True}, "bihead", False)
+    return bool(said)
