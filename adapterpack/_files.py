@@ -169,11 +169,20 @@ def refuse_output(path: Path, *, force: bool) -> None:
         MissingFileError: there is no such folder.
     """
     refuse_existing(path, force=force)
+    refuse_no_folder(path)
     folder = path.absolute().parent
-    if not folder.is_dir():
-        raise MissingFileError(f"{path}: no such folder", Reason.MISSING_FILE, hint="make it first")
     if not os.access(folder, os.W_OK):
         raise CallError(f"{folder} may not be written to", Reason.IO, hint="check its permissions")
+
+
+def refuse_no_folder(path: Path) -> None:
+    """Refuse an output in a folder that is not there: a misspelt one is not made.
+
+    Raises:
+        MissingFileError.
+    """
+    if not path.absolute().parent.is_dir():
+        raise MissingFileError(f"{path}: no such folder", Reason.MISSING_FILE, hint="make it first")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> None:

@@ -32,7 +32,8 @@ class Summary:
         sizes: as `inspect --json` gives for a file; see `packing.sizes.describe_file`.
         notes: one sentence for each thing that happened on the way in.
         costs: what quantizing did to each matrix, see `packing.requantize.Cost`.
-        accuracy: `before` and `after` quantizing on so many `examples`, where `pack` was asked to evaluate.
+        accuracy: `before` and `after` quantizing on so many `examples`, where `pack` was asked to evaluate; `baseline`
+            says what was before: "unquantized", "fine-tuned" (the whole model), or "same".
         matrices: what was kept of each tensor of a fine-tuned model, before quantizing; see `converters.finetune`.
     """
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union
 
+from adapterpack._arguments import checked_settings, facts_of
 from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.container.framing import MAGIC
 from adapterpack.converters import read
-from adapterpack.converters import settings as given
 from adapterpack.converters._base import Hints, prefix_of
-from adapterpack.packing.bundle import open_bundle
+from adapterpack.converters._fetch import SETTINGS
+from adapterpack.errors import MissingFileError
+from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.differences import Differences, differences
 from adapterpack.packing.encode import encode_task
-from adapterpack.stores import shown
+from adapterpack.stores import SUFFIXES, read_folder, shown
 
 Source = Union[str, "os.PathLike[str]", Adapter]
 
@@ -66,7 +68,8 @@ def diff(
     """Compare two adapters by site.
 
     Args:
-        a, b: an `.apk` (path or URL), a file or folder that a converter reads, or an `Adapter` in memory.
+        a, b: an `.apk` (path or URL), a file or folder that a converter reads (the URL of such a folder, too), or an
+            `Adapter` in memory.
         task: which task of `a`, where it has several; and of `b`, unless `other_task` is given.
         other_task: which task of `b`.
         backbone: timm name or `.safetensors` file, for sources that do not say which tensors are trained.
@@ -75,7 +78,7 @@ def diff(
     Raises:
         AdapterPackError: one of them cannot be read.
     """
-    said = given.checked(settings or {})
+    said = checked_settings(settings)
     first, second = (_read(source, name, backbone, said) for source, name in ((a, task), (b, other_task or task)))
     one, other, found = _side(a, first), _side(b, second), differences(first, second)
     numbers = found.same_numbers and (first.head is None) == (second.head is None)
@@ -85,25 +88,26 @@ def diff(
 def _read(source: Source, task: str | None, backbone: str | None, settings: Mapping[str, Any]) -> Adapter:
     if isinstance(source, Adapter):
         return source
-    path = Path(source)
-    if "://" in os.fspath(source) or path.suffix in (".apk", ".adapterpack") or prefix_of(path).startswith(MAGIC):
+    text, path = os.fspath(source), Path(source)
+    if path.suffix in SUFFIXES or ("://" not in text and prefix_of(path).startswith(MAGIC)):
         return open_bundle(source).read(task)
-    return read(path, _hints(backbone, settings)).adapter
+    bundle = _at_url(text) if "://" in text else None
+    return read(text, _hints(backbone, settings)).adapter if bundle is None else bundle.read(task)
+
+
+def _at_url(url: str) -> Bundle | None:
+    """The `.apk` at a URL, or the only one in the folder there; None for a folder of a trainer's."""
+    try:
+        return open_bundle(url)
+    except MissingFileError:
+        if SETTINGS in read_folder(url).names():
+            return None
+        raise
 
 
 def _hints(backbone: str | None, settings: Mapping[str, Any]) -> Hints:
-    if backbone is None:
-        return Hints(settings=settings)
-    from adapterpack.runtime.facts import backbone_facts  # needs torch
-
-    facts = backbone_facts(backbone)
-    return Hints(
-        backbone_name=facts.name,
-        fingerprint=facts.fingerprint,
-        data=facts.data,
-        settings=settings,
-        backbone=facts.tensors,
-    )
+    facts, said = facts_of(backbone), Hints(settings=settings)
+    return facts.added_to(said) if facts else said
 
 
 def _side(source: Source, adapter: Adapter) -> Side:

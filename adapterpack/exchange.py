@@ -7,13 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapterpack import _files
+from adapterpack._arguments import check_task, check_types, checked_settings, facts_of
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
-from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.converters import EXPORTERS, inputs_of, read
 from adapterpack.converters import settings as given
 from adapterpack.converters._base import Exporter, Hints, Imported, as_described
@@ -27,25 +26,6 @@ from adapterpack.packing.join import join
 from adapterpack.packing.options import CODE_BITS, Options
 from adapterpack.packing.requantize import Report, kept, requantize
 from adapterpack.packing.sizes import describe_file
-
-if TYPE_CHECKING:
-    from adapterpack.runtime.facts import BackboneFacts
-
-_PATH = ((str, os.PathLike), "a path")
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "source": ((str, os.PathLike, Adapter), "a path or an Adapter"),
-    "out": _PATH,
-    "to": ((str,), "a form's name"),
-    "names": ((str,), "whose names"),
-    "task": ((str, NoneType), "a name"),
-    "backbone": ((*_PATH[0], NoneType), "a timm name or a path"),
-    "calibrate": ((*_PATH[0], NoneType), "a folder of images"),
-    "evaluate": ((*_PATH[0], NoneType), "a data set"),
-    "labels": ((list, tuple, NoneType), "a list of class names"),
-    "metadata": ((Mapping, NoneType), "values by name"),
-    "settings": ((Mapping, NoneType), "values by name"),
-    "force": ((bool,), "True or False"),
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,41 +86,39 @@ def pack(
             preprocessing.
         bits, group, head_bits: post-training quantization, see `packing.options.Options`.
         labels: class names in the head's row order.
-        metadata: free values to keep with the task.
+        metadata: free values to keep with the task; `accuracy` wins over what `evaluate` measures.
         settings: what the source does not say itself (`{"reorder": False}`), or what is to win over it; see
             `converters.settings.KNOWN`.
         calibrate: images (labels are not needed) on which the scales of codes are fitted to what the branches give out,
             instead of to the weights; needs `backbone`.
-        evaluate: a data set with `test/`, on which accuracy is measured before and after quantizing; needs `backbone`.
+        evaluate: a data set with `test/`, on which accuracy is measured before and after quantizing, or of a fine-tuned
+            model and of what is kept of it; needs `backbone`. What is written has it as `accuracy` in its metadata.
         force: replace an existing file; never one that is read.
 
     Raises:
         CallError: the call is at fault: an option of no use, a bad name, an output that is an input.
-        AdapterPackError: the source cannot be read, expressed or written; nothing is left behind.
+        AdapterPackError: the source cannot be read, expressed or written, or does not fit the backbone; nothing is left
+            behind.
     """
-    _check_types({"source": source, "out": out, "task": task, "backbone": backbone, "labels": labels})
-    _check_types({"metadata": metadata, "settings": settings, "force": force})
-    _check_types({"calibrate": calibrate, "evaluate": evaluate})
+    check_types({"source": source, "out": out, "task": task, "backbone": backbone, "labels": labels})
+    check_types({"metadata": metadata, "settings": settings, "force": force})
+    check_types({"calibrate": calibrate, "evaluate": evaluate})
     options = Options(profile, bits, head_bits, group)
-    said = given.checked(settings or {})
+    said = checked_settings(settings)
     _check_images(options, backbone, calibrate, evaluate)
-    _check_task(task)
+    check_task(task)
     _refuse_inputs(Path(out), _inputs(source, backbone, said))
     _files.refuse_output(Path(out), force=force)
-    facts = _facts(backbone)
-    hints = Hints(
-        task=task,
-        backbone_name=facts.name if facts else None,
-        fingerprint=facts.fingerprint if facts else None,
-        labels=None if labels is None else tuple(labels),
-        data=facts.data if facts else None,
-        settings=said,
-        backbone=facts.tensors if facts else None,
-    )
+    facts = facts_of(backbone)
+    hints = Hints(task=task, labels=None if labels is None else tuple(labels), settings=said)
+    hints = facts.added_to(hints) if facts else hints
     imported = _import(source, hints)
+    if facts:
+        facts.require_fit(imported.adapter)
     described = replace(imported.adapter, metadata={**imported.adapter.metadata, **(metadata or {})})
-    found = _quantized(described, options, backbone, calibrate, evaluate)
-    adapter, costs = found.adapter, found.costs
+    tuned = _tuned(source, hints) if evaluate is not None and imported.matrices else None
+    found = _quantized(described, options, tuned, backbone, calibrate, evaluate)
+    adapter, costs = _measured(found, metadata or {}), found.costs
     data = join([encode_task(adapter, profile)], adapter.backbone)
     written = open_bundle(data)
     if not written.read().same_as(adapter):
@@ -170,13 +148,13 @@ def unpack(
 
     Raises:
         CallError: no such form, or a package that it needs is missing.
+        MissingFileError: the folder that `out` is to be in is not there.
         UnsupportedAdapterError: `not-expressible`: the form cannot hold this adapter.
     """
-    _check_types({"out": out, "to": to, "task": task, "names": names, "force": force})
-    if to not in EXPORTERS:
-        raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=f"choose one of {', '.join(EXPORTERS)}")
-    _refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
+    check_types({"out": out, "to": to, "task": task, "names": names, "force": force})
     form = _form(to, names)
+    _refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
+    _files.refuse_no_folder(Path(out))
     adapter = open_bundle(source).read(task)
     notes = form.lost(adapter) if isinstance(form, Lossy) else ()
     return Written(form.write(adapter, Path(out), force=force), notes)
@@ -184,6 +162,11 @@ def unpack(
 
 def _form(to: str, names: str) -> Exporter:
     """A form, writing certain names of modules where that was asked for."""
+    if to not in EXPORTERS:
+        hint = f"choose one of {', '.join(EXPORTERS)}"
+        if to == "onnx":  # a graph is of a whole model
+            hint = "a whole model is written by: adapterpack load FILE --backbone B --export OUT.onnx"
+        raise CallError(f"there is no form {to!r}", Reason.BAD_CALL, hint=hint)
     form = EXPORTERS[to]
     if not names:
         return form
@@ -193,23 +176,6 @@ def _form(to: str, names: str) -> Exporter:
         hint = f"choose one of {', '.join(NAMINGS)}"
         raise CallError(f"there are no names {names[:80]!r}", Reason.BAD_CALL, hint=hint)
     return replace(form, names=names)
-
-
-def _check_types(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of another type than `_KINDS` says, and lists or mappings of names that are no text."""
-    for name, value in arguments.items():
-        kinds, words = _KINDS[name]
-        if not isinstance(value, kinds):
-            raise CallError(f"{name} is of type {type(value).__name__}", Reason.BAD_CALL, hint=f"expected {words}")
-        if isinstance(value, (list, tuple, Mapping)) and not all(isinstance(item, str) for item in value):
-            odd = next(item for item in value if not isinstance(item, str))
-            raise CallError(f"{name} has the name {odd!r}", Reason.BAD_CALL, hint="names are text")
-
-
-def _check_task(task: str | None) -> None:
-    """The format's rule for names, so that a bad one is the call's fault and not the source's."""
-    if task is not None and not fits_task(task):
-        raise CallError(f"a task cannot be called {task[:80]!r}", Reason.BAD_NAME, hint=TASK_NAMES)
 
 
 def _inputs(source: PathLike | Adapter, backbone: PathLike | None, said: Mapping[str, Any]) -> list[Path]:
@@ -240,14 +206,6 @@ def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
     return read(source, hints)
 
 
-def _facts(backbone: PathLike | None) -> BackboneFacts | None:
-    if backbone is None:
-        return None
-    from adapterpack.runtime.facts import backbone_facts  # needs torch, which opening and inspecting must not
-
-    return backbone_facts(backbone)
-
-
 def _check_images(
     options: Options, backbone: PathLike | None, calibrate: PathLike | None, evaluate: PathLike | None
 ) -> None:
@@ -255,7 +213,7 @@ def _check_images(
         if path is None:
             continue
         wanted = [bits for bits in (options.bits, options.head_bits) if bits is not None]
-        if not wanted or (name == "calibrate" and min(wanted) > CODE_BITS):
+        if name == "calibrate" and min(wanted, default=32) > CODE_BITS:
             hint = f"give --bits or --head-bits (bits=, head_bits=) of at most {CODE_BITS}"
             raise CallError(f"--{name} ({name}=) without bits to quantize to", Reason.BAD_CALL, hint=hint)
         if backbone is None:
@@ -265,8 +223,18 @@ def _check_images(
             raise MissingFileError(f"there is no {path}", Reason.MISSING_FILE, hint=f"check --{name}")
 
 
+def _tuned(source: PathLike | Adapter, hints: Hints) -> Adapter:
+    """The whole fine-tuned model as a task: all that training changed, but for the rounding of a float32 sum."""
+    return _import(source, replace(hints, settings={**hints.settings, "as": "sparse"})).adapter
+
+
 def _quantized(
-    adapter: Adapter, options: Options, backbone: PathLike | None, calibrate: PathLike | None, evaluate: PathLike | None
+    adapter: Adapter,
+    options: Options,
+    tuned: Adapter | None,
+    backbone: PathLike | None,
+    calibrate: PathLike | None,
+    evaluate: PathLike | None,
 ) -> _Quantized:
     """The adapter in the bits that were asked for; looked at on images where that was asked for, too."""
     coded, costs = requantize(adapter, options)
@@ -275,9 +243,16 @@ def _quantized(
     from adapterpack.train.quantization import Images, judge  # needs torch
 
     paths = (None if path is None else Path(path) for path in (calibrate, evaluate))
-    found = judge(adapter, coded, costs, Images(os.fspath(backbone), *paths))
+    found = judge(adapter, coded, costs, Images(os.fspath(backbone), *paths), tuned)
     accuracy = None if found.judged is None else asdict(found.judged)
     return _Quantized(found.adapter, found.costs, accuracy, found.notes)
+
+
+def _measured(found: _Quantized, metadata: Mapping[str, Any]) -> Adapter:
+    """The adapter with its accuracy, where that was measured and the caller did not say it."""
+    if found.accuracy is None or "accuracy" in metadata:
+        return found.adapter
+    return replace(found.adapter, metadata={**found.adapter.metadata, "accuracy": found.accuracy["after"]})
 
 
 def _notes(adapter: Adapter, options: Options, costs: Report) -> list[str]:

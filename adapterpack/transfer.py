@@ -18,7 +18,7 @@ from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
 from adapterpack.packing.sizes import describe_file
-from adapterpack.stores import SUFFIXES, Store, open_folder
+from adapterpack.stores import SUFFIXES, Store, open_folder, refuse_read_only
 
 PathLike = Union[str, "os.PathLike[str]"]
 Json = Mapping[str, Any]
@@ -105,8 +105,9 @@ def push(
     Raises:
         CorruptFileError, UnsupportedVersionError: a file that does not verify; nothing is written.
         CallError: `file-exists`, `duplicate-name`, `io-error`, `missing-extra`; `bad-call` for a file of another
-            suffix, or a card whose marks are broken.
+            suffix, a web server, or a card whose marks are broken.
     """
+    refuse_read_only(os.fspath(folder))
     contents = _verified(files)
     store = _store(os.fspath(folder), create)
     there = store.names()

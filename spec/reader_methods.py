@@ -55,6 +55,7 @@ def _three(shapes: dict[str, Shape], params: Json) -> bool:
 
 
 BIASES = {"down_bias", "up_bias"}
+LARGEST = (2 - 2**-23) * 2.0**127  # that float32 holds
 METHODS: dict[str, tuple[Json, set[str], set[str], Any]] = {  # settings, required roles, optional roles, shapes
     "lora": ({"scale": float}, {"down", "up"}, set(), lambda shapes, params: _pair(shapes)),
     "adaptformer": ({"scale": float}, {"down", "up"}, BIASES, _square),
@@ -76,6 +77,7 @@ def check_group(group: Json, where: str) -> None:
     settings, required, optional, fits = METHODS[group["method"]]
     params, shapes = group["params"], {role: tuple(row["shape"]) for role, row in group["tensors"].items()}
     right = set(params) == set(settings) and all(type(params[name]) is kind for name, kind in settings.items())
+    right = right and all(abs(params[name]) <= LARGEST for name, kind in settings.items() if kind is float)
     named = params.get("tap") in TAPS.get(group["method"], (None,))
     if not right or not named or params.get("nonlinearity", "gelu") not in NONLINEARITIES:
         fail("bad-parameter", f"settings of {group['method']}", where)

@@ -232,6 +232,7 @@ def _methods(b: Parts) -> Iterator[Row]:
         ("missing", {}),
         ("unknown", {"scale": 1.0, "alpha": 16.0}),
         ("int", {"scale": 1}),
+        ("beyond-float32", {"scale": 3.5e38}),
         ("null", {"scale": None}),
     ):
         data = edited(b, in_group(to(params=params)))

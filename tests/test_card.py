@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,42 @@ def test_the_table_says_what_inspect_says() -> None:
 def test_base_model(name: str, base: str, expected: list[str] | None) -> None:
     found = front(card(described(backbone=Backbone(name)), base_model=base))
     assert found.get("base_model") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("vit_base_patch16_224", 'timm.create_model("vit_base_patch16_224", pretrained=True)'),
+        ("timm/vit_x.y", 'timm.create_model("vit_x.y", pretrained=True)'),
+        ("test_vit", 'timm.create_model("test_vit", pretrained=True)'),
+        ("base", 'create_backbone("base.safetensors").model'),
+        ("vit", 'create_backbone("vit.safetensors").model'),
+        ("me/backbone", 'create_backbone("backbone.safetensors").model'),
+        ("", 'create_backbone("backbone.safetensors").model'),
+        ("a`b <!-- c", 'create_backbone("backbone.safetensors").model'),
+    ],
+)
+def test_the_code_makes_the_backbone(name: str, made: str) -> None:
+    """By timm's name where it is one; a file's stem is none."""
+    text = card(described(backbone=Backbone(name)))
+    code = text.split("```python\n")[1].split("```")[0]
+    assert made in code and ("import adapterpack, timm\n" in code) == made.startswith("timm")
+    compile(code, "card", "exec")
+    assert "<!-- c" not in code and ("the weights that it was trained on" in code) != made.startswith("timm")
+
+
+def test_the_code_runs_with_the_backbones_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from adapterpack.adapter import Branch, Site
+    from tests import _images, _vit
+
+    monkeypatch.chdir(_images.backbone(tmp_path).parent)
+    site = Site.parse("blocks.0.attn.proj")
+    branch = Branch(site, "lora", {"scale": 1.0}, {"down": _vit.dense(2, 24), "up": _vit.dense(24, 2)})
+    adapterpack.pack(_vit.adapter([branch], classes=0), tmp_path / "toy.apk", backbone=tmp_path / "tiny.safetensors")
+    file = {**describe_file(adapterpack.open(tmp_path / "toy.apk")), "path": "toy.apk"}
+    code = model_card([file], "", folder=str(tmp_path)).split("```python\n")[1].split("```")[0]
+    exec(code, {"images": torch.zeros(1, 3, _images.SIDE, _images.SIDE)})
 
 
 AUTHORS = "---\nlicense: mit\ntags:\n- mine\n---\n\n# My adapters\n\nWords.\n\n<b>more</b>\n"

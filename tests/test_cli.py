@@ -22,6 +22,7 @@ from tests import factories
 
 verify_module: Any = importlib.import_module("adapterpack_cli.verify")
 ROOT = Path(__file__).resolve().parent.parent
+PEFT = ROOT / "fixtures" / "peft-lora"
 
 
 class Done(NamedTuple):
@@ -153,6 +154,11 @@ def test_no_command_is_a_call_at_fault(run: Run) -> None:
         ["pack", "cifar.apk"],
         ["unpack", "cifar.apk", "-o", "new", "--to", "frobnicate"],
         ["unpack", "cifar.apk", "-o", "new"],
+        ["unpack", "cifar.apk", "-o", "none/new", "--to", "safetensors"],
+        ["unpack", "cifar.apk", "-o", "none/new", "--to", "peft"],
+        ["pack", "cifar.apk", "-o", "new.apk", "--as", "bitdelta:7"],
+        ["diff", "cifar.apk", "cifar.apk", "--as", "bitdelta:7"],
+        ["push", "cifar.apk", "https://example.org/adapters"],
         ["unpack", "none.apk", "-o", "new", "--to", "safetensors"],
         ["unpack", "all.apk", "-o", "new", "--to", "safetensors"],
         ["unpack", "all.apk", "-o", "new", "--to", "safetensors", "--task", "none"],
@@ -493,6 +499,44 @@ def test_bad_metadata(petl_vit: Path, folder: Path, run: Run, meta: str) -> None
     assert run("pack", source, "-o", "new.apk", "--labels", "none.txt").status == 2
     assert run("pack", source, "-o", "new.apk", "--meta", "a=\udcff").status == 1
     assert not (folder / "new.apk").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.81", 0.81),
+        ("-3", -3),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("false", False),
+        ('"0.81"', "0.81"),
+        ('"', '"'),
+        ("yes", "yes"),
+        ("1.2.3", "1.2.3"),
+        ("007", "007"),
+        ("-0", "-0"),
+        ("1e999", "1e999"),
+        ("nan", "nan"),
+        ("12345678901234567", "12345678901234567"),
+        ("", ""),
+    ],
+)
+def test_metadata_are_numbers_where_they_look_so(folder: Path, run: Run, text: str, value: Any) -> None:
+    done = run("pack", PEFT, "-o", "new.apk", "--meta", f"a={text}")
+    found = adapterpack.open(folder / "new.apk").read().metadata["a"]
+    assert done.status == 0 and found == value and type(found) is type(value)
+
+
+def test_an_accuracy_that_is_said_is_on_the_card(folder: Path, run: Run) -> None:
+    assert run("pack", PEFT, "-o", "new.apk", "--meta", "accuracy=0.81").status == 0
+    assert run("push", "new.apk", "pushed").status == 0
+    card = (folder / "pushed" / "README.md").read_text("utf-8")
+    assert "model-index:" in card and "value: 0.81" in card and "0.81 (accuracy)" in card
+
+
+def test_a_graph_is_of_a_whole_model(folder: Path, run: Run) -> None:
+    done = run("unpack", "cifar.apk", "-o", "new.onnx", "--to", "onnx")
+    assert done.status == 2 and "adapterpack load FILE --backbone B --export OUT.onnx" in done.err
 
 
 def test_labels(petl_vit: Path, folder: Path, run: Run) -> None:

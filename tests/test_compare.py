@@ -21,7 +21,11 @@ from adapterpack.tensors import F32, Dense
 from adapterpack_cli.main import main
 from tests import factories
 from tests._converter_samples import petl_adapter
+from tests._web import hub
 from tests.factories import numbers
+
+__all__ = ["hub"]  # a fixture
+PEFT = Path(__file__).resolve().parent.parent / "fixtures" / "peft-lora"
 
 
 def lora(site: str = "blocks.0.attn.proj", seed: int = 0, scale: float = 0.5, bits: int | None = None) -> Branch:
@@ -167,6 +171,31 @@ def test_forms_that_a_converter_reads(tmp_path: Path) -> None:
     dense = adapterpack.diff(str(packed), plain)
     assert not dense.identical and dense.same_numbers
     assert dense.differences.branches[0].tensors[0].forms[0]["bits"] == 1
+
+
+def test_a_trainers_folder_on_the_hub(hub: Any, tmp_path: Path) -> None:
+    hub.repos["me/peft"] = [({path.name: path.read_bytes() for path in PEFT.iterdir()}, "1" * 40)]
+    adapterpack.pack(PEFT, tmp_path / "x.apk")
+    hub.repos["me/packed"] = [({"x.apk": (tmp_path / "x.apk").read_bytes()}, "2" * 40)]
+    for there in ("hf://me/peft", "hf://me/packed", "hf://me/packed/x.apk"):
+        found = adapterpack.diff(tmp_path / "x.apk", there)
+        assert found.identical and found.b.path == there
+    with pytest.raises(MissingFileError, match=r"holds no \.apk file"):
+        adapterpack.diff(tmp_path / "x.apk", "hf://me/adapters")
+
+
+def test_a_whole_fine_tuned_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
+    from tests import _images
+
+    base = _images.backbone(tmp_path)
+    state = pytest.importorskip("safetensors.torch").load_file(base)
+    save({name: value + torch.ones(()) / 8 for name, value in state.items()}, tmp_path / "tuned.safetensors")
+    adapterpack.pack(tmp_path / "tuned.safetensors", tmp_path / "x.apk", backbone=base, settings={"as": "bitdelta"})
+    words = [str(tmp_path / "x.apk"), str(tmp_path / "tuned.safetensors"), "--backbone", str(base)]
+    assert run(*words, "--as", "bitdelta", "--exit-code") == 0
+    assert "the same to the bit" in capsys.readouterr().out
+    assert run(*words, "--as", "bitdelta", "--set", "as=auto") == 2
 
 
 def test_one_task_of_each(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 
 import adapterpack
-from adapterpack.adapter import Adapter, Backbone, DataSettings
+from adapterpack.adapter import Adapter, Backbone, DataSettings, Head
 from adapterpack.converters.petl_vit import PetlVit
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError, UnsupportedAdapterError
+from adapterpack.tensors import Dense
 from tests._converter_samples import CLASSES, DEPTH, WIDTH, normal, petl_adapter
 
 SIZE = {"depth": DEPTH, "width": WIDTH}
@@ -124,6 +127,13 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "run.ckpt"
 
 
+def in_that_backbone(**changes: Any) -> Adapter:
+    """An adapter in memory that fits it."""
+    from tests import _vit
+
+    return _vit.adapter(_vit.lora_qv(), **{"backbone": Backbone(), **changes})
+
+
 def data_of(path: Path) -> DataSettings:
     data = adapterpack.open(path).read().data
     assert data is not None
@@ -149,20 +159,99 @@ def test_the_backbone_gives_the_size_and_the_recipe_the_rest(checkpoint: Path, b
 def test_a_head_alone_takes_the_backbones_preprocessing(backbone: Path, tmp_path: Path) -> None:
     import torch
 
-    torch.save({"head.weight": torch.ones(4, 48)}, tmp_path / "head.pt")
+    torch.save({"head.weight": torch.ones(4, 48), "head.bias": torch.ones(4)}, tmp_path / "head.pt")
     adapterpack.pack(tmp_path / "head.pt", tmp_path / "a.apk", backbone=backbone)
     expected = DataSettings((3, 32, 32), (0.4,) * 3, (0.2,) * 3, "bilinear", 0.9, "squash")
     assert data_of(tmp_path / "a.apk") == expected
-    adapter = replace(petl_adapter(), data=None, backbone=Backbone())
-    adapterpack.pack(adapter, tmp_path / "b.apk", backbone=backbone)
+    adapterpack.pack(in_that_backbone(), tmp_path / "b.apk", backbone=backbone)
     assert data_of(tmp_path / "b.apk") == expected
 
 
 def test_an_adapter_that_describes_itself_keeps_its_preprocessing(backbone: Path, tmp_path: Path) -> None:
     own = DataSettings((3, 64, 64), (0.1,) * 3, (0.3,) * 3)
-    adapter = replace(petl_adapter(), data=own)
-    adapterpack.pack(adapter, tmp_path / "a.apk", backbone=backbone)
+    adapterpack.pack(replace(in_that_backbone(), data=own), tmp_path / "a.apk", backbone=backbone)
     assert data_of(tmp_path / "a.apk") == own
+
+
+# --- what fits the backbone
+
+
+def unfit(what: str) -> Adapter:
+    from tests import _vit
+
+    made = in_that_backbone()
+    more = {
+        "a block too many": _vit.lora("blocks.3.attn.proj"),
+        "rows": _vit.lora("blocks.0.attn.proj", out=_vit.WIDTH - 3),
+        "width": _vit.lora("blocks.0.attn.proj", 16, 16),
+    }
+    if what in more:
+        return replace(made, branches=(*made.branches, more[what]))
+    return replace(made, head=Head(Dense(normal(1, 4, 47)), None))
+
+
+UNFIT = [
+    ("a block too many", "missing-site", "blocks.3.attn.proj"),
+    ("rows", "site-shape", "blocks.0.attn.proj: the adapter needs a weight of [45, 48], the model has [48, 48]"),
+    ("width", "site-shape", "needs a weight of [16, 16], the model has [48, 48]"),
+    ("head", "site-shape", "head: weight has shape [4, 47], expected [classes, 48]"),
+]
+
+
+@pytest.mark.parametrize(("what", "reason", "told"), UNFIT, ids=[what for what, _, _ in UNFIT])
+def test_what_does_not_fit_the_backbone_is_not_packed(
+    what: str, reason: str, told: str, backbone: Path, tmp_path: Path
+) -> None:
+    """By the same errors as `load`."""
+    from tests import _vit
+
+    adapter, out = unfit(what), tmp_path / "x.apk"
+    error = refused(reason, "trained on another backbone" if reason == "site-shape" else "",
+                    kind=UnsupportedAdapterError, source=adapter, out=out, backbone=backbone)  # fmt: skip
+    assert told in str(error) and not out.exists()
+    adapterpack.pack(adapter, out)
+    with pytest.raises(UnsupportedAdapterError) as caught:
+        adapterpack.load(out, _vit.vit(), check_fingerprint=False)
+    assert str(caught.value) == str(error)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights can be downloaded."""
+    from adapterpack.runtime import backbone as module
+
+    monkeypatch.setattr(module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(module, "_in_cache", lambda name: False)
+
+
+def test_a_name_of_timm_is_enough_to_compare_shapes(offline: None, tmp_path: Path) -> None:
+    error = refused("site-shape", "the model has [192, 192]", kind=UnsupportedAdapterError, source=in_that_backbone(),
+                    out=tmp_path / "x.apk", backbone="vit_tiny_patch16_224")  # fmt: skip
+    assert "blocks.0.attn.qkv[q]" in str(error) and not (tmp_path / "x.apk").exists()
+
+
+@pytest.mark.parametrize("missing", ["torch", "timm"])
+def test_a_backbone_without_the_packages_that_it_needs(missing: str, source: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+import adapterpack
+call = {{"settings": {SIZE!r}}}
+adapterpack.pack({str(source)!r}, {str(tmp_path / "x.apk")!r}, **call)
+try:
+    adapterpack.pack({str(source)!r}, {str(tmp_path / "y.apk")!r}, backbone="vit_tiny_patch16_224", **call)
+except adapterpack.CallError as error:
+    print(error.reason, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    needs = f"missing-extra --backbone (backbone=) needs {missing}; pip install 'adapterpack[torch]'"
+    assert (done.stdout.strip(), done.stderr) == (needs, "") and not (tmp_path / "y.apk").exists()
+
+
+def test_no_weights_to_compare_a_fine_tuned_model_with(offline: None, checkpoint: Path, tmp_path: Path) -> None:
+    call = {"out": tmp_path / "x.apk", "backbone": "vit_tiny_patch16_224", "settings": {"as": "auto"}}
+    error = refused("bad-call", "the weights of vit_tiny_patch16_224 cannot be downloaded", source=checkpoint, **call)
+    assert ".safetensors" in error.hint and "none is given" not in str(error)
 
 
 SAID: list[tuple[dict[str, Any], DataSettings]] = [
@@ -279,6 +368,23 @@ def test_a_folder_that_is_not_there_is_refused_before_any_work(source: Path, tmp
     with pytest.raises(MissingFileError, match=r"none/out\.apk: no such folder"):
         adapterpack.pack(source.with_name("nothing-here.bin"), out)
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("to", ["peft", "safetensors"])
+def test_unpack_makes_no_folder_above_its_output(to: str, source: Path, tmp_path: Path) -> None:
+    adapterpack.pack(source, tmp_path / "x.apk", settings=SIZE)
+    with pytest.raises(MissingFileError, match="no such folder"):
+        adapterpack.unpack(tmp_path / "x.apk", tmp_path / "none" / "x", to=to)
+    assert not (tmp_path / "none").exists()
+
+
+def test_groups_of_a_fine_tuned_model(source: Path, tmp_path: Path) -> None:
+    refused("bad-call", "'bitdelta:7'", "65,536", source=source, out=tmp_path / "x.apk", settings={"as": "bitdelta:7"})
+
+
+def test_onnx_is_no_adapters_form(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"load FILE --backbone B --export OUT\.onnx"):
+        adapterpack.unpack(tmp_path / "x.apk", tmp_path / "y", to="onnx")
 
 
 def test_standard_output_is_no_place_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"adapterpack_cli"},
     {"adapterpack"},  # __init__.py alone: the public names
     {"adapterpack.exchange", "adapterpack.transfer", "adapterpack.compare"},
-    {"adapterpack.api"},
+    {"adapterpack.api", "adapterpack._arguments"},
     {"adapterpack.train", "adapterpack.serving"},
     {"adapterpack.runtime"},
     {"adapterpack.packing", "adapterpack.card", "adapterpack.converters"},

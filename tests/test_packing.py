@@ -252,6 +252,7 @@ REFUSED: list[tuple[Adapter, str]] = [
     (branch_with(params={}), "bad-parameter"),
     (branch_with(params={"scale": 1}), "bad-parameter"),
     (branch_with(params={"scale": float("nan")}), "bad-parameter"),
+    (branch_with(params={"scale": -1e39}), "bad-parameter"),  # infinite in float32
     (branch_with(params={"scale": 1.0, "more": 2}), "bad-parameter"),
     (branch_with(tensors={"down": DOWN}), "missing-field"),
     (branch_with(tensors={"down": DOWN, "up": UP, "side": UP}), "unknown-field"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import adapterpack
 from adapterpack.adapter import Adapter, Branch, Head, Site
@@ -85,21 +86,26 @@ def test_the_report_and_the_file(place: Path, tmp_path: Path) -> None:
         assert cost.unfitted_error == first.relative_error and first.output_after is None
         assert cost.output_before is not None and cost.output_after is not None
         assert cost.output_after <= cost.output_before
-    assert "scales were fitted on 36 images of data" in found.notes  # all of train/, none of test/
+    assert "the scales of 9 matrices were fitted on 36 images of data" in found.notes  # all of train/, none of test/
     whole, fitted = (adapterpack.open(path).read() for path in (place / "whole.apk", tmp_path / "fitted.apk"))
     assert found.accuracy == {
         "examples": 15,
         "before": pytest.approx(accuracy_of(whole, place)),
         "after": pytest.approx(accuracy_of(fitted, place)),
+        "baseline": "unquantized",
     }
+    assert fitted.metadata["accuracy"] == found.accuracy["after"] and "accuracy" not in whole.metadata
     assert plain.accuracy is None
-    again = pack(place, tmp_path / "again.apk", bits=1, head_bits=4, calibrate=place / "data")
+    said = {"accuracy": found.accuracy["after"]}
+    again = pack(place, tmp_path / "again.apk", bits=1, head_bits=4, calibrate=place / "data", metadata=said)
     assert (tmp_path / "again.apk").read_bytes() == (tmp_path / "fitted.apk").read_bytes() and not again.accuracy
 
 
 def test_a_folder_of_loose_images(place: Path, tmp_path: Path) -> None:
     found = pack(place, tmp_path / "x.apk", bits=2, group=32, calibrate=place / "loose")
-    assert "scales were fitted on 6 images of loose" in found.notes
+    changed = sum(cost.output_after != cost.output_before for cost in found.costs)
+    told = f"the scales of {changed} of 8 matrices were fitted on 6 images of loose, to no gain for the others"
+    assert 0 < changed < 8 and told in found.notes
     assert all(cost.output_after is not None for cost in found.costs)
 
 
@@ -113,6 +119,74 @@ def test_evaluate_alone(place: Path, tmp_path: Path) -> None:
     found = pack(place, tmp_path / "x.apk", bits=8, evaluate=place / "data")
     assert found.accuracy is not None and found.accuracy["examples"] == 15
     assert all(cost.output_after is None for cost in found.costs)
+    said = pack(place, tmp_path / "y.apk", bits=8, evaluate=place / "data", metadata={"accuracy": 0.5})
+    assert said.accuracy == found.accuracy and adapterpack.open(tmp_path / "y.apk").read().metadata["accuracy"] == 0.5
+
+
+def test_evaluate_what_is_stored_as_it_came(place: Path, tmp_path: Path) -> None:
+    found = pack(place, tmp_path / "x.apk", evaluate=place / "data")
+    whole = adapterpack.open(place / "whole.apk").read()
+    right = pytest.approx(accuracy_of(whole, place))
+    assert found.accuracy == {"examples": 15, "before": right, "after": right, "baseline": "same"}
+
+
+@pytest.fixture(scope="module")
+def tuned(place: Path) -> Path:
+    """The backbone with noise in every parameter, and a head: a whole fine-tuned model."""
+    rng = np.random.default_rng(5)
+    state = load_file(place / "tiny.safetensors")
+    state |= {"head.weight": torch.from_numpy(numbers(99, CLASSES, WIDTH).data), "head.bias": torch.zeros(CLASSES)}
+    noisy = {
+        name: value + torch.from_numpy((rng.standard_normal(value.shape) * 0.2).astype(np.float32))
+        for name, value in state.items()
+    }
+    save_file(noisy, place / "tuned.safetensors")
+    return place / "tuned.safetensors"
+
+
+def test_a_fine_tuned_model_is_compared_with_what_is_kept_of_it(
+    tuned: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, state = place / "tiny.safetensors", load_file(tuned)
+    made = create_backbone(base)
+    made.model.reset_classifier(CLASSES)  # type: ignore[operator]
+    made.model.load_state_dict(state)
+    right = count = 0
+    for label in range(CLASSES):
+        for file in sorted((place / "data" / "test" / f"class {label}").iterdir()):
+            with torch.no_grad():
+                right += int(made.model.eval()(read_image(file, made.data)[None]).argmax() == label)
+            count += 1
+    words = ["pack", str(tuned), "-o", str(tmp_path / "x.apk"), "--as", "lowrank:1", "--backbone", str(base)]
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as done:
+        main([*words, "--evaluate", str(place / "data")])
+    shown = capsys.readouterr().out
+    kept = adapterpack.open(tmp_path / "x.apk").read()
+    assert done.value.code == 0
+    assert f"accuracy on 15 test images: {right / count:.2%} of the fine-tuned model, " in shown
+    assert f"{accuracy_of(kept, place):.2%} of what was kept of it" in shown
+    assert kept.metadata["accuracy"] == pytest.approx(accuracy_of(kept, place))
+
+
+def notes_of(adapter: Adapter, place: Path, tmp_path: Path, **call: Any) -> tuple[str, ...]:
+    given = {"backbone": place / "tiny.safetensors", "calibrate": place / "loose", "force": True, **call}
+    return adapterpack.pack(adapter, tmp_path / "n.apk", **given).notes
+
+
+def test_the_note_says_what_was_fitted_and_what_was_not(place: Path, tuned: Path, tmp_path: Path) -> None:
+    factor = Branch(Site.parse("blocks.0.attn.proj"), "affine", {"tap": "output"}, {"factor": numbers(3, WIDTH)})
+    (nothing, none) = notes_of(Adapter("toy", "affine", (factor,), None, None), place, tmp_path, bits=8)
+    assert nothing == "nothing was quantized: there is no matrix to quantize"
+    assert none == "no scales were fitted on images: no matrix was put into codes"
+    tensors = {"down": numbers(1, 4, WIDTH), "up": numbers(2, WIDTH, 4), "magnitude": numbers(3, WIDTH)}
+    dora = Branch(Site.parse("blocks.0.attn.proj"), "dora", {"scale": 1.0}, tensors)
+    notes = notes_of(Adapter("toy", "dora", (dora,), None, None), place, tmp_path, bits=8)
+    assert notes[-2] == "no scales were fitted on images: no branch gives the output of a matrix in codes"
+    assert notes[-1] == "blocks.0.attn.proj.down and 1 more kept the fit to the weights: no branch gives their output"
+    call = {"backbone": place / "tiny.safetensors", "bits": 1, "calibrate": place / "loose"}
+    found = adapterpack.pack(tuned, tmp_path / "b.apk", settings={"as": "bitdelta"}, **call)
+    assert "10 matrices were kept as they are: they have as few bits already" in found.notes
+    assert "no scales were fitted on images: no branch gives the output of a matrix in codes" in found.notes
 
 
 @pytest.mark.parametrize(
@@ -120,7 +194,7 @@ def test_evaluate_alone(place: Path, tmp_path: Path) -> None:
     [
         ({"calibrate": "data"}, "bad-call", "without bits"),
         ({"calibrate": "data", "bits": 16}, "bad-call", "without bits"),
-        ({"evaluate": "data"}, "bad-call", "without bits"),
+        ({"evaluate": "data", "backbone": None}, "bad-call", "needs the backbone"),
         ({"calibrate": "data", "bits": 1, "backbone": None}, "bad-call", "needs the backbone"),
         ({"calibrate": "none", "bits": 1}, "missing-file", "none"),
         ({"calibrate": "empty", "bits": 1}, "bad-source", "no images"),
@@ -140,8 +214,9 @@ def test_random_weights_judge_nothing(place: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(backbone_module, "_hub_answers", lambda: False)
     monkeypatch.setattr(backbone_module, "_in_cache", lambda name: False)
     with pytest.raises(AdapterPackError, match="random weights"):
+        adapter = Adapter("toy", "linear", (), Head(numbers(1, CLASSES, 192), None), None)
         adapterpack.pack(
-            trained(), tmp_path / "x.apk", backbone="vit_tiny_patch16_224", bits=1, calibrate=place / "loose"
+            adapter, tmp_path / "x.apk", backbone="vit_tiny_patch16_224", head_bits=1, calibrate=place / "loose"
         )
     assert not list(tmp_path.iterdir())
 
@@ -156,11 +231,11 @@ def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert done.value.code == 0
         out, err = capsys.readouterr()
         if not more:
-            assert "note: scales were fitted on 6 images of loose" in err
+            assert "note: the scales of 8 matrices were fitted on 6 images of loose" in err
             assert "output error before" in out and "accuracy on 15 test images: " in out
     told = json.loads(out)
-    assert "scales were fitted on 6 images of loose" in told["notes"]
+    assert "the scales of 8 matrices were fitted on 6 images of loose" in told["notes"]
     row = told["quantization"]["calibration"]["blocks.0.attn.qkv[q].down"]
     assert row.keys() == {"weight_error_before", "weight_error", "output_error_before", "output_error"}
     assert row["output_error"] <= row["output_error_before"]
-    assert told["accuracy"].keys() == {"examples", "before", "after"}
+    assert told["accuracy"].keys() == {"examples", "before", "after", "baseline"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import adapterpack
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
 from adapterpack.packing.cross import cross_coded
 from adapterpack.stores import called, open_folder, open_url, shown
-from adapterpack.stores._base import only_file
+from adapterpack.stores._base import only_file, remote_errors
 from adapterpack.stores.hub import HubAddress
 from tests._web import bucket, hub, s3_server, web
 from tests.factories import lora_branches, make, pack
@@ -170,6 +171,20 @@ def test_unreachable(web: Any) -> None:
     assert type(error) is CallError and "connection" in str(error)
 
 
+@pytest.mark.parametrize(("url", "package"), [("gs://x/y.apk", "gcsfs"), ("az://x/y.apk", "adlfs")])
+def test_a_protocol_whose_package_is_missing(url: str, package: str) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    error = refused(url)
+    assert error.reason == "missing-extra" and str(error) == f"{url} needs {package}; pip install {package}"
+
+
+@pytest.mark.parametrize("text", ["Please install gcsfs to access", "Install the gcsfs package", "x requires 'gcsfs'"])
+def test_what_fsspec_says_of_a_missing_package(text: str) -> None:
+    with pytest.raises(CallError, match="gs://x needs gcsfs"), remote_errors("gs://x"):
+        raise ImportError(text) from ModuleNotFoundError(name="gcsfs")
+
+
 # --- folders ---
 
 
@@ -199,6 +214,14 @@ def test_the_hub_takes_all_files_in_one_commit(hub: Any, bundle: bytes) -> None:
     assert len(hub.repos["me/adapters"]) == 2 and hub.messages == ["Add all.apk"]
     assert store.names() == ("README.md", "all.apk") and store.read("README.md") == b"# a"
     assert adapterpack.open("hf://me/adapters/vtab").read("dtd").same_as(adapterpack.open(bundle).read("dtd"))
+
+
+def test_the_hub_library_draws_no_bars(hub: Any, bundle: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    hub.big = 100
+    open_folder("hf://me/adapters").write({"all.apk": bundle, "one.apk": bundle[:500]}, "Add two")
+    assert capfd.readouterr().err == ""
+    utils = pytest.importorskip("huggingface_hub.utils")
+    assert not utils.are_progress_bars_disabled()  # what the program around it shows is its own affair
 
 
 def test_the_hub_refuses_a_commit_on_top_of_another(hub: Any) -> None:

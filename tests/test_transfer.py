@@ -96,6 +96,10 @@ def test_calls_that_are_refused(memory: str, files: dict[str, Path], tmp_path: P
         assert caught.value.reason == reason
     with pytest.raises(CallError, match="only repositories"):
         adapterpack.push([files["cifar"]], memory, create="private")
+    for given in ([files["cifar"]], [plain]):  # before a file is looked at
+        with pytest.raises(CallError, match="a web server cannot be written to; push to hf://") as caught:
+            adapterpack.push(given, "HTTPS://user:word@example.org/adapters")
+        assert caught.value.reason == "bad-call" and "word" not in str(caught.value)
     with pytest.raises(CallError, match="is a file"):
         adapterpack.push([files["cifar"]], files["all"])
     with pytest.raises(MissingFileError):

@@ -112,6 +112,26 @@ def test_the_folded_model_is_a_backbone(folder: Path, capsys: pytest.CaptureFixt
     assert made.model.num_classes == 4 and made.data.input_size == (3, 32, 32)
 
 
+@pytest.mark.parametrize("name", ["new.safetensors", "new.onnx"])
+def test_random_weights_are_not_exported(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(backbone_module, "_in_cache", lambda name: False)
+    wide = _vit.lora("blocks.0.attn.proj", 192, 192)
+    made = _vit.adapter([wide], classes=0)
+    (folder / "wide.apk").write_bytes(join([encode_task(made, "small")], made.backbone))
+    for words, status in (([], 0), (["--export", name], 2)):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as done:
+            warnings.simplefilter("ignore")
+            main(["load", "wide.apk", "--backbone", "vit_tiny_patch16_224", "--device", "cpu", *words])
+        assert done.value.code == status
+    said = capsys.readouterr().err.splitlines()[-1]
+    told = "would be a model of random numbers: the weights of vit_tiny_patch16_224 cannot be downloaded"
+    assert said.startswith(f"error: {name} {told}")
+    assert "--backbone NAME.safetensors" in said and not (folder / name).exists()
+
+
 def test_onnx_of_what_cannot_be_folded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript", reason="needs adapterpack[export]")
     assert load("former.apk", "--export", "new.onnx", "--device", "cpu", "--json") == 0

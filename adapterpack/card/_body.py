@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from adapterpack.card._words import Json, accuracies, cell, code, python
+
+# what timm's names begin with, for models whose name has no tag of the weights
+_FAMILIES = (
+    "beit cait coat convit convmixer convnext crossvit davit deit edgenext efficientformer efficientvit eva fastvit"
+    " flexivit focalnet gcvit gmixer gmlp hiera levit mambaout maxvit maxxvit mixer mobilevit mvitv2 naflexvit nest"
+    " nextvit pit poolformer pvt resmlp sam2 samvit sequencer2d swin test tiny_vit tnt twins visformer vit volo xcit"
+)
+_TIMM = re.compile(
+    rf"(?:timm/)?(?:[a-z0-9_]+\.[a-z0-9_]+|(?:{'|'.join(_FAMILIES.split())})[a-z0-9]*_[a-z0-9_]+)", re.ASCII
+)
 
 
 def body(files: Sequence[Json], folder: str) -> list[str]:
@@ -43,19 +54,30 @@ def _how(files: Sequence[Json], folder: str) -> list[str]:
         return []
     first = files[0]
     url, several = f"{folder}/{first['path']}", len(first["tasks"]) > 1
-    name = first["backbone"]["name"]
-    if not name:
-        name = "the backbone that the adapter was trained on"
     task = f", task={python(first['tasks'][0]['name'])}" if several else ""
     return [
         "Load it with [adapterpack](https://pypi.org/project/adapterpack/), which fetches one task's bytes alone:",
         "",
         "```python",
-        "import adapterpack, timm",
-        "",
-        f"model = timm.create_model({python(name.removeprefix('timm/'))}, pretrained=True)",
+        *_model(first["backbone"]["name"] or ""),
         f"loaded = adapterpack.load({python(url)}, model{task})",
         "logits = model(images)",
         "loaded.unload()  # the backbone is bit for bit what it was",
         "```",
+    ]
+
+
+def _model(name: str) -> list[str]:
+    """How the backbone is made: by timm where the name is one of its, else of the file that only its owner has."""
+    if _TIMM.fullmatch(name):
+        made = f"timm.create_model({python(name.removeprefix('timm/'))}, pretrained=True)"
+        return ["import adapterpack, timm", "", f"model = {made}"]
+    file = f"{name}.safetensors" if re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII) else "backbone.safetensors"
+    told = f"the weights that it was trained on ({python(name)})" if name else "the weights that it was trained on"
+    return [
+        "import adapterpack",
+        "from adapterpack.runtime.backbone import create_backbone",
+        "",
+        f"# {told}; {python(file.replace('.safetensors', '.json'))} beside them says the architecture",
+        f"model = create_backbone({python(file)}).model",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,8 @@ from adapterpack.methods import METHODS
 from adapterpack.methods._base import Method
 
 Shape = tuple[int, ...]
+
+_LARGEST = 3.4028234663852886e38  # that float32 holds: a larger scale makes infinities of finite weights
 
 
 def check_group(group: Group, where: str) -> None:
@@ -113,8 +114,9 @@ def check_settings(method: Method, params: Mapping[str, Any], where: str) -> Non
     for name, setting in method.settings.items():
         value = params[name]
         fine = type(value) is setting.type and (not setting.choices or value in setting.choices)
-        if not fine or (setting.type is float and not math.isfinite(value)):
-            expected = " or ".join(map(str, setting.choices)) or setting.type.__name__
+        if not fine or (setting.type is float and not abs(value) <= _LARGEST):
+            limit = f" of at most {_LARGEST:.7g}" if setting.type is float else ""
+            expected = " or ".join(map(str, setting.choices)) or setting.type.__name__ + limit
             raise CorruptFileError(
                 f"{method.name}: {name} is {value!r}", Reason.BAD_PARAMETER, where, f"expected {expected}"
             )

@@ -65,10 +65,15 @@ def try_out(trial: Trial) -> Json:
         written), unload_exact and notes; a JSON object.
 
     Raises:
+        CallError: as `check`; `bad-call`, an export where the backbone's own weights cannot be had.
         AdapterPackError: as `load`, `read_image`, `export_folded` and `export_onnx`.
     """
     device = check(trial)
     made = backbone.create_backbone(trial.backbone)
+    if trial.export is not None and made.note:
+        text = f"{trial.export} would be a model of random numbers: {made.note.rpartition(': ')[0]}"
+        hint = "give the weights as a file: --backbone NAME.safetensors, its .json beside it"
+        raise CallError(text, Reason.BAD_CALL, hint=hint)
     before = _digest(made.model)
     start = time.perf_counter()
     wanted = trial.check_fingerprint and not made.note  # random weights match no fingerprint, and the note says so

@@ -12,6 +12,7 @@ from adapterpack.stores._base import Store as Store
 from adapterpack.stores._base import shown as shown
 from adapterpack.stores.hub import HubAddress, HubRepository, HubSource, is_hub
 from adapterpack.stores.urls import UrlFolder, UrlSource, folder_of
+from adapterpack.stores.urls import refuse_read_only as refuse_read_only
 
 
 def open_url(url: str) -> Union[UrlSource, HubSource]:

@@ -19,6 +19,7 @@ _SECRETS = (
     (re.compile(r"\bhf_\w{6,}"), "hf_…"),
     (re.compile(r"(Bearer|Basic|Credential)[ =]\S+", re.IGNORECASE), r"\1 …"),
 )
+_OURS = ("s3fs", "huggingface_hub", "aiohttp", "fsspec")  # what our own extra installs
 _HINTS = {
     401: "log in with `hf auth login`, or the store's own command; a wrong address looks the same",
     403: "ask for access, or log in with an account that has it",
@@ -87,10 +88,20 @@ def remote_errors(url: str) -> Iterator[None]:
     except AdapterPackError:
         raise
     except ImportError as error:
-        what = f"{shown(url)} needs {error.name or error}"
-        raise CallError(what, Reason.MISSING_EXTRA, hint="pip install 'adapterpack[hub]'") from error
+        package = _missing(error)
+        hint = "pip install 'adapterpack[hub]'" if package in _OURS else f"pip install {package}" if package else ""
+        text = f"{shown(url)} needs {package or shown(str(error))}"
+        raise CallError(text, Reason.MISSING_EXTRA, hint=hint) from error
     except Exception as error:  # each protocol's library raises what it likes, and all of it means this
         raise _ours(url, error) from error
+
+
+def _missing(error: ImportError) -> str:
+    """The package that is not installed, "" where that is not told: fsspec says in a sentence what a protocol needs."""
+    told = re.search(r"\binstall (?:the )?['\"]?([A-Za-z][\w-]*)", str(error), re.IGNORECASE)
+    cause = error.__cause__
+    module = error.name or (cause.name if isinstance(cause, ImportError) else "") or ""
+    return told[1] if told else module.partition(".")[0]
 
 
 def _ours(url: str, error: BaseException) -> CallError:

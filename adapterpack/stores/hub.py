@@ -7,7 +7,8 @@ replaced meanwhile changes nothing. Writing is one commit on top of what was rea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -174,7 +175,7 @@ class HubRepository:
     def write(self, files: Mapping[str, bytes], message: str) -> str:
         add = self._hub.CommitOperationAdd
         added = [add(path_in_repo=self._at.within(name), path_or_fileobj=data) for name, data in files.items()]
-        with remote_errors(self.name):
+        with remote_errors(self.name), _silent(self._hub):
             done = self._api.create_commit(
                 repo_id=self._at.repository,
                 repo_type=self._at.kind,
@@ -185,6 +186,20 @@ class HubRepository:
             )
         self._commit = done.oid
         return str(done.commit_url)
+
+
+@contextmanager
+def _silent(hub: Any) -> Iterator[None]:
+    """Without the library's progress bars, which it draws into whatever standard error is."""
+    utils = hub.utils
+    if utils.are_progress_bars_disabled() or hub.constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
+        yield  # off already, or on by the user's own environment, which has the last word
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def _listed(hub: Any, at: HubAddress, revision: str) -> tuple[str, ...]:

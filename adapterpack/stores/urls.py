@@ -114,6 +114,17 @@ class UrlFolder:
         return f"{self._path.rstrip('/')}/{name}"
 
 
+def refuse_read_only(url: str) -> None:
+    """Refuse to write where no protocol could: a web server takes no files.
+
+    Raises:
+        CallError: `bad-call`.
+    """
+    if url.lower().startswith(("http://", "https://")):
+        hint = "push to hf://…, s3://… or a folder, from which a web server can serve"
+        raise CallError(f"{shown(url)}: a web server cannot be written to", Reason.BAD_CALL, hint=hint)
+
+
 def list_url(url: str) -> dict[str, Mapping[str, Any]]:
     """fsspec's facts, and the address as `url`, of every file under a URL, by its path there; looked up afresh."""
     fs, path = _opened(url)

@@ -139,11 +139,15 @@ def _fitted_row(cost: Cost) -> list[str]:
 
 
 def show_accuracy(out: Console, accuracy: Json | None) -> None:
-    """Accuracy before and after quantizing."""
-    if accuracy is not None:
-        before, after = accuracy["before"], accuracy["after"]
-        images = f"{accuracy['examples']:,} test images"
-        out.print(f"accuracy on {images}: {before:.2%} before quantizing, {after:.2%} after")
+    """Accuracy of what was written, and of what it was made of where that is something else."""
+    if accuracy is None:
+        return
+    before, after = f"{accuracy['before']:.2%}", f"{accuracy['after']:.2%}"
+    told = {
+        "unquantized": f"{before} before quantizing, {after} after",
+        "fine-tuned": f"{before} of the fine-tuned model, {after} of what was kept of it",
+    }
+    out.print(f"accuracy on {accuracy['examples']:,} test images: {told.get(accuracy['baseline'], after)}")
 
 
 def costs_json(costs: Sequence[Cost]) -> Json | None:

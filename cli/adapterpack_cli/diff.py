@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapterpack import compare
+from adapterpack.stores import shown
 from adapterpack_cli import _output
 from adapterpack_cli._tables import Column, show
-from adapterpack_cli._words import pairs, value_of
+from adapterpack_cli._words import settings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,20 +38,21 @@ COLUMNS = (
 @click.option("--other-task", help="Which task of B, where it is not called the same.")
 @click.option("--backbone", metavar="NAME_OR_FILE", help="For a source that does not say which tensors were trained.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What a source does not say, as in pack.")
+@click.option("--as", "how", metavar="HOW", help="Of a whole fine-tuned model, what to keep, as in pack.")
 @click.option("--all", "everything", is_flag=True, help="List tensors that are equal to the bit, too.")
 @click.option("--exit-code", is_flag=True, help="End with 1 where the adapters differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diff(
-    a: str, b: str, settings: Sequence[str], everything: bool, exit_code: bool, as_json: bool,
+    a: str, b: str, settings: Sequence[str], how: str | None, everything: bool, exit_code: bool, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Compare two adapters of any form: .apk files, and whatever `pack` reads.
+    """Compare two adapters of any form: .apk files, and whatever `pack` reads, both also at a URL.
 
     Errors are relative to A. "delta" is what a branch adds to its weight, scale included. Differences are no error:
     the exit status is 0, unless --exit-code is given.
     """
-    said = {name: value_of(text) for name, text in pairs(settings, "--set").items()}
-    with _output.busy(f"comparing {Path(a).name} and {Path(b).name}"):
+    said = settings_of(settings, how)
+    with _output.busy(f"comparing {Path(shown(a)).name} and {Path(shown(b)).name}"):
         found = compare.diff(a, b, settings=said, **options)
     if as_json:
         _output.print_json(asdict(found))

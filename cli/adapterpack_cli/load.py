@@ -29,7 +29,8 @@ Json = dict[str, Any]
 def load(file: str, backbone: str, task: str | None, any_backbone: bool, as_json: bool, **options: Any) -> None:
     """Put the adapter in FILE into a frozen ViT, classify images with it, export the model with it.
 
-    Where the backbone's weights cannot be downloaded, random ones take their place, and a note says so.
+    Where the backbone's weights cannot be downloaded, random ones take their place, and a note says so; nothing is
+    exported then.
     """
     bundle = open_apk(file)
     bundle.task_digest(task)  # a wrong task name is told before torch is imported

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,7 +12,7 @@ from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.options import BITS, PROFILES
 from adapterpack.stores import shown
 from adapterpack_cli import _output, _summary
-from adapterpack_cli._words import pairs, value_of
+from adapterpack_cli._words import metadata_of, settings_of
 
 _CHOICE = click.Choice([str(b) for b in BITS])
 
@@ -30,7 +29,12 @@ _CHOICE = click.Choice([str(b) for b in BITS])
     "--profile", type=click.Choice(PROFILES), default="small", show_default=True, help="Smallest, or fastest."
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line, in the head's order.")
-@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Free metadata; may be repeated.")
+@click.option(
+    "--meta",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help='Free metadata; may be repeated. 0.81 is a number, true and false are such; "0.81" in quotes is text.',
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="What the source does not say (reorder=no)."
 )
@@ -50,7 +54,8 @@ _CHOICE = click.Choice([str(b) for b in BITS])
     "--evaluate",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="Measure accuracy on DATA's test images before and after quantizing; needs --backbone.",
+    help="Measure accuracy on DATA's test images, before and after quantizing, and keep it as the metadata's accuracy"
+    " unless --meta gives one; needs --backbone.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -84,8 +89,8 @@ def pack(
             group=group,
             head_bits=int(head_bits) if head_bits else None,
             labels=None if labels is None else _lines(labels),
-            metadata=pairs(meta, "--meta"),
-            settings=_settings(settings, how),
+            metadata=metadata_of(meta),
+            settings=settings_of(settings, how),
             calibrate=calibrate,
             evaluate=evaluate,
             force=force,
@@ -111,12 +116,3 @@ def _lines(path: Path) -> list[str]:
         raise MissingFileError(f"{path}: no such file", Reason.MISSING_FILE, hint="check --labels") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CallError(f"{path}: {error}", Reason.IO, hint="--labels wants a UTF-8 text file") from error
-
-
-def _settings(words: Sequence[str], how: str | None) -> dict[str, Any]:
-    found = {name: value_of(value) for name, value in pairs(words, "--set").items()}
-    if how is None:
-        return found
-    if "as" in found:
-        raise CallError("--as and --set as=… say the same thing twice", Reason.BAD_CALL, hint="give one of them")
-    return {**found, "as": how}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,10 +14,20 @@ from adapterpack.errors import printable
 from adapterpack_cli import _output
 
 
+class _Form(click.Choice[str]):
+    """A form's name; what is no adapter's form but a model's is told where it is written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "onnx":
+            how = "adapterpack load FILE --backbone B --export OUT.onnx"
+            self.fail(f"ONNX holds a whole model; write it with: {how}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("file")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
-@click.option("--to", required=True, type=click.Choice(list(EXPORTERS)), help="The form to write.")
+@click.option("--to", required=True, type=_Form(list(EXPORTERS)), help="The form to write.")
 @click.option("--task", help="Which task, where FILE has several.")
 @click.option("--names", type=click.Choice(list(NAMINGS)), help="Whose module names peft gets; else the source's.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
