@@ -155,6 +155,13 @@ def test_averaged_weights_are_those_that_timm_takes(tmp_path: Path) -> None:
     assert np.array_equal(head_of(save(averaged(state_dict=state, model_ema=None), path))[0], expected)
 
 
+def test_settings_by_parameter_are_no_second_model(tmp_path: Path) -> None:
+    state = as_torch(petl_state())
+    names = list(state)
+    content = petl(lr_scale=dict.fromkeys(names, 0.5), param_shapes={name: state[name].shape for name in names})
+    assert np.array_equal(head_of(save(content, tmp_path / "run.pth"))[0], state["head.weight"].numpy())
+
+
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "another model": (
         averaged(state_dict=as_torch(petl_state()), foo_model=as_torch(petl_state())),

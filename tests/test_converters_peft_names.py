@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -216,6 +217,16 @@ def test_other_families_of_timms(kind: str, case: str, tmp_path: Path) -> None:
     with torch.no_grad():
         assert close(onto(made(kind, num_classes=5), tmp_path / "back")(pictures(kind)), expected)
     assert PEFT.read(tmp_path / "back", Hints()).adapter.same_as(adapterpack.open(tmp_path / "x.apk").read())
+
+
+def test_a_head_that_is_not_where_other_families_with_stages_have_it(tmp_path: Path) -> None:
+    """PVT's classifier is `head`; PEFT drops a head.fc that the model lacks without a word."""
+    config = lora(target_modules=["q"], modules_to_save=["head"])
+    folder = saved(trained(timm.create_model("pvt_v2_b0", num_classes=3), config), tmp_path / "made")
+    unpack(pack(folder, tmp_path / "x.apk").path, tmp_path / "back", to="peft")
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (folder, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert json.loads((tmp_path / "back" / "adapter_config.json").read_text())["modules_to_save"] == ["head"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ SETTINGS_KEYS = ("settings", "args", "config")
 # a path inside a file is nobody's order to open it; a trainer's own arguments of the other names mean anything
 _NOT_INSIDE = ("mask", "as", "head_bias", "ema", *_data.NAMES)
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's, and a compiled model's
+_SETTING = (bool, int, float, str, list, tuple, type(None))  # what a trainer keeps by parameter that is no parameter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +81,11 @@ def _one_of(keys: tuple[str, ...], content: Mapping[Any, Any]) -> str:
 
 
 def _require_no_other(content: Mapping[Any, Any], chosen: str, known: list[str]) -> None:
-    """Refuse a model under a key that nobody knows: a mapping with some of the same names."""
+    """Refuse a model under a key that nobody knows: a mapping with numbers, not settings, by some of the same names."""
     names = {_bare(name) for name in content[chosen]}
     for key, value in content.items():
-        if key not in known and isinstance(value, Mapping) and any(_bare(name) in names for name in value):
+        parts = value if isinstance(value, Mapping) and key not in known else {}
+        if any(_bare(name) in names and not isinstance(part, _SETTING) for name, part in parts.items()):
             raise _two(chosen, str(key)[:80])
 
 

@@ -52,8 +52,8 @@ class Naming:
 
     @property
     def is_usual(self) -> bool:
-        """Whether nothing need be said of it: timm's names, the classifier at `head`."""
-        return self.is_timm and self.head in ("", "head")
+        """Whether nothing need be said of it: a plain vision transformer's names in timm, the classifier at `head`."""
+        return self.is_timm and self.names.family is not OWN and self.head in ("", "head")
 
     def described(self) -> dict[str, str]:
         """What `naming_of` reads."""

@@ -89,8 +89,7 @@ def check_whole(folder: Folder) -> None:
 
 def _check_head(folder: Folder, module: str) -> None:
     if module != PROJECTION and not folder.lacks(module, "bias"):
-        more = "" if folder.backbone is not None else ", or show the model: --backbone (backbone=)"
-        require_bias(folder.found.plain[module], f"{module}.bias", folder.settings, more)
+        require_bias(folder.found.plain[module], f"{module}.bias", folder.settings)
 
 
 def _biased(folder: Folder) -> Iterator[str]:
@@ -129,7 +128,7 @@ def check_targets(folder: Folder) -> None:
     present = {folder.sites[module] for module in folder.found.adapted}
     for module, site in _linears(folder):
         if folder.config.targets(module) and site not in present:
-            wanted = " and no ".join(CALLED[part] for part in WANTED[folder.config.type])
+            wanted = " and ".join(CALLED[part] for part in WANTED[folder.config.type])
             hint = "target_modules names it"
             raise missing(f"{wanted} of {module}", f"{hint}; {_SHOW}" if folder.names.family is OWN else hint)
 
@@ -150,7 +149,8 @@ def _linears(folder: Folder) -> Iterator[tuple[str, str]]:
 def _alike(folder: Folder, modules: Iterable[str]) -> Iterator[str]:
     """Modules in every block that the model must have, as far as the folder shows, and those that are in none.
 
-    Blocks, and the stages that hold them, count from 0; the first stage need not begin with a downsampling.
+    Blocks, and the stages that hold them, count from 0; the first stage need not begin with a downsampling. Where the
+    first stages have no such layers (TinyViT, EdgeNeXt), the backbone shows it.
     """
     seen: dict[str, set[Numbers]] = {}
     for module in (*folder.found.adapted, *folder.found.plain):
