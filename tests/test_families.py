@@ -390,6 +390,7 @@ def test_random_backbones_by_name() -> None:
     ],
 )
 def test_training_and_loading_agree(family: str, method: str, sites: int) -> None:
+    torch.manual_seed(0)  # two hidden units may both be dead, and drop path may drop every step
     model, x = made(family), pictures(family)
     before = snapshot(model)
     recipe = replace(RECIPES[method], bits=32, dim=2, scale=1.0, drop_path=0.1)

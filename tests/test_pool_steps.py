@@ -17,8 +17,10 @@ def test_random_steps(gather: bool) -> None:
     before = walk.emptied()
     walk.run(200)
     after = walk.emptied()
+    walk.run(200)
+    last = walk.emptied()
     assert walk.exact() and walk.pool.tasks == ()
     assert before["kept"][:3] == after["kept"][:3] == (0, 0, 0) and after["evictions"] > before["evictions"] > 0
-    # a station, and a copied region, for each site met first; threads of other tests make objects of other kinds
-    assert after["ours"] - before["ours"] < 150
+    # a station, and a copied region, for each site met first; a leak grows every time, what other tests left does not
+    assert min(after["ours"] - before["ours"], last["ours"] - after["ours"]) < 150
     assert after["tensor_bytes"] - before["tensor_bytes"] <= after["kept"][3] - before["kept"][3]
