@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 from adapterpack.errors import CorruptFileError, Reason
 from adapterpack.stacks import Column
@@ -126,11 +126,7 @@ class Branches(Sequence[Branch]):
     def __iter__(self) -> Iterator[Branch]:
         return iter(self._all())
 
-    @overload
-    def __getitem__(self, at: int) -> Branch: ...
-    @overload
-    def __getitem__(self, at: slice) -> tuple[Branch, ...]: ...
-    def __getitem__(self, at: int | slice) -> Branch | tuple[Branch, ...]:
+    def __getitem__(self, at: Any) -> Any:
         return self._all()[at]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, overload
+from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,7 @@ class _Rows(Sequence[Tensor]):
     def _row(self, number: int) -> Tensor:
         raise NotImplementedError
 
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Tensor]: ...
-    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
+    def __getitem__(self, at: Any) -> Any:
         numbers = range(len(self))[at]
         return self._row(numbers) if isinstance(numbers, int) else [self._row(n) for n in numbers]
 
@@ -69,12 +65,10 @@ class DenseStack(_Rows):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedStack(_Rows):
-    """`Quantized` tensors: packed [tensors, bytes], scale and offset [tensors, groups]."""
+    """`Quantized` tensors: the first, which has the form; of all, packed [tensors, bytes], scale and offset
+    [tensors, groups]."""
 
-    shape: Shape
-    bits: int
-    levels: str
-    group: int
+    first: Quantized
     packed: U8
     scale: NDArray[Any]
     offset: NDArray[Any] | None
@@ -83,9 +77,9 @@ class QuantizedStack(_Rows):
         return len(self.packed)
 
     def _row(self, number: int) -> Quantized:
-        offset = None if self.offset is None else self.offset[number]
+        form, offset = self.first, None if self.offset is None else self.offset[number]
         packed, scale = self.packed[number], self.scale[number]
-        return Quantized(self.shape, self.bits, self.levels, self.group, packed, scale, offset)
+        return Quantized(form.shape, form.bits, form.levels, form.group, packed, scale, offset)
 
     def content(self) -> list[NDArray[Any]]:
         """What the digest covers, a row a tensor."""
@@ -95,14 +89,12 @@ class QuantizedStack(_Rows):
     @property
     def room(self) -> int:
         """How many numbers `inflate` writes."""
-        return len(self) * room_of(self._row(0)) if len(self) else 0
+        return len(self) * room_of(self.first)
 
     def inflate(self, factor: float = 1.0, room: F32 | None = None) -> F32:
         """float32 [tensors, *shape], in `room` or newly made; see `tensors.inflate`."""
-        if not len(self):
-            return np.empty((0, *self.shape), np.float32)
-        weights = inflate(self._row(0), self.packed, self.scale, self.offset, factor, room)
-        return weights.reshape(len(self), *self.shape)
+        weights = inflate(self.first, self.packed, self.scale, self.offset, factor, room)
+        return weights.reshape(len(self), *self.first.shape)
 
 
 Stack = Union[DenseStack, QuantizedStack]
@@ -122,33 +114,16 @@ def stack_of(tensors: Column) -> Stack | None:
         return DenseStack(np.stack([t.data for t in dense]), dense[0].dtype)
     if len(coded) < len(tensors) or any(t.form() != coded[0].form() for t in coded):
         return None
-    first = coded[0]
-    offset = None if first.offset is None else np.stack([t.offset for t in coded if t.offset is not None])
-    packed, scale = np.stack([t.packed for t in coded]), np.stack([t.scale for t in coded])
-    return QuantizedStack(first.shape, first.bits, first.levels, first.group, packed, scale, offset)
+    offset = None if coded[0].offset is None else np.stack([t.offset for t in coded if t.offset is not None])
+    return QuantizedStack(coded[0], np.stack([t.packed for t in coded]), np.stack([t.scale for t in coded]), offset)
 
 
-class Shapes(Sequence[Shape]):
+class Shapes(list[Shape]):
     """The shapes of a payload's tensors in file order, which knows its runs."""
-
-    __slots__ = ("_all", "runs")
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self.runs = tuple(runs)
-        self._all = [shape for run in self.runs for shape in run.shapes * run.count]
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __iter__(self) -> Iterator[Shape]:
-        return iter(self._all)
-
-    @overload
-    def __getitem__(self, at: int) -> Shape: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Shape]: ...
-    def __getitem__(self, at: int | slice) -> Shape | list[Shape]:
-        return self._all[at]
+        super().__init__(shape for run in self.runs for shape in run.shapes * run.count)
 
 
 def runs_of(shapes: Sequence[Shape]) -> tuple[Run, ...]:
@@ -161,7 +136,7 @@ def entries_of(shapes: Sequence[Shape]) -> int:
     return sum(run.count * sum(map(numel, run.shapes)) for run in runs_of(shapes))
 
 
-class Runs(_Rows):
+class Runs(Sequence[Tensor]):
     """A payload's tensors in file order, kept by run and column."""
 
     __slots__ = ("columns",)

@@ -185,8 +185,10 @@ def _cut(
         used = numel(shape) * layout.bits % 8
         if used and (codes[:, -1] >> used).any():
             raise CorruptFileError("pad bits after the last code are not zero", Reason.PADDING_BITS)
-        form = (shape, layout.bits, layout.levels, layout.group)
-        yield QuantizedStack(*form, codes, scale[:, here], None if offset is None else offset[:, here])
+        scales, offsets = scale[:, here], None if offset is None else offset[:, here]
+        numbers = codes[0], scales[0], None if offsets is None else offsets[0]
+        first = Quantized(shape, layout.bits, layout.levels, layout.group, *numbers)
+        yield QuantizedStack(first, codes, scales, offsets)
 
 
 def encode(tensors: Sequence[Tensor], params: Params, bits: int) -> bytes:

@@ -42,7 +42,7 @@ def _check_segment(segment: Segment, number: int, shapes: Shapes, before: dict[s
         if number >= len(before[name]):
             message = f"the task {name!r} has no segment {number}"
             raise CorruptFileError(message, Reason.SEGMENT_REFERENCE, where)
-        if list(before[name][number]) != list(shapes):
+        if before[name][number] != shapes:
             message = f"segment {number} of the task {name!r} has other shapes"
             raise CorruptFileError(message, Reason.BAD_SHAPE, where)
 

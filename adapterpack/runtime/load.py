@@ -141,8 +141,8 @@ def writing(model: nn.Module) -> Iterator[torch.Tensor]:
     first = next(model.parameters())
     kind = first.device.type
     plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-    as_made = first.is_inference() != torch.is_inference_mode_enabled()
-    mode = torch.inference_mode(first.is_inference()) if as_made else nullcontext()
+    another = first.is_inference() != torch.is_inference_mode_enabled()
+    mode = torch.inference_mode(first.is_inference()) if another else nullcontext()
     with mode, torch.no_grad(), plain:
         yield first
 
