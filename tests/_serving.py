@@ -82,6 +82,13 @@ def png(seed: int = 0, side: int = 40) -> bytes:
     return out.getvalue()
 
 
+def plain_png(side: int) -> bytes:
+    """Few bytes that take long to decode."""
+    out = io.BytesIO()
+    Image.new("RGB", (side, side)).save(out, "PNG")
+    return out.getvalue()
+
+
 def large_png(width: int, height: int) -> bytes:
     """A valid head that announces so many pixels, and hardly any data."""
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
