@@ -10,7 +10,7 @@ from torch import nn
 
 from adapterpack.adapter import Site
 from adapterpack.methods import METHODS
-from adapterpack.runtime.attach import ResidualHook, attach, attach_residual, attached_sites
+from adapterpack.runtime.attach import Hooks, ResidualHook, attached_sites
 from adapterpack.runtime.places import Place, Residual
 from tests._vit import vit
 
@@ -26,11 +26,12 @@ def tensors(inward: int, out: int) -> dict[str, torch.Tensor]:
 def test_writes_its_columns_only() -> None:
     layer, x = nn.Linear(5, 12), torch.randn(2, 3, 5)
     plain, t = layer(x), tensors(5, 4)
-    handle = attach(Place(Site("a"), layer, rows=(4, 4)), Site("a"), METHODS["lora"], t, {"scale": 1.0})
+    hooks = Hooks()
+    hooks.attach(Place(Site("a"), layer, rows=(4, 4)), Site("a"), METHODS["lora"], t, {"scale": 1.0})
     found = layer(x)
     assert torch.equal(found[..., :4], plain[..., :4]) and torch.equal(found[..., 8:], plain[..., 8:])
     assert torch.allclose(found[..., 4:8], plain[..., 4:8] + x @ t["down"].T @ t["up"].T, atol=1e-5)
-    handle.remove()
+    hooks.remove()
     assert torch.equal(layer(x), plain)
 
 
@@ -38,7 +39,7 @@ def test_writes_its_columns_only() -> None:
 def test_a_module_that_returns_its_input_does_not_change_it() -> None:
     module, x = nn.Identity(), torch.randn(2, 4)
     before = x.clone()
-    attach(Place(Site("a"), module), Site("a"), METHODS["adapter"], tensors(4, 4), GELU)
+    Hooks().attach(Place(Site("a"), module), Site("a"), METHODS["adapter"], tensors(4, 4), GELU)
     assert not torch.equal(module(x), before) and torch.equal(x, before)
 
 
@@ -46,7 +47,8 @@ def test_a_module_that_returns_its_input_does_not_change_it() -> None:
 def test_residual_reads_before_the_norm_and_keeps_nothing() -> None:
     norm, end, x, h = nn.LayerNorm(4), nn.Identity(), torch.randn(2, 4), torch.randn(2, 4)
     t = tensors(4, 4)
-    handles = attach_residual(
+    hooks = Hooks()
+    hooks.attach_residual(
         Residual(norm, end, 4),
         Site("a"),
         METHODS["adaptformer"],
@@ -60,8 +62,7 @@ def test_residual_reads_before_the_norm_and_keeps_nothing() -> None:
     assert torch.equal(h, before)
     hook = next(iter(end._forward_hooks.values())).__self__
     assert isinstance(hook, ResidualHook) and not vars(hook._seen)
-    for handle in handles:
-        handle.remove()
+    hooks.remove()
     assert not end._forward_hooks and not norm._forward_pre_hooks
 
 
@@ -75,5 +76,5 @@ def test_attached_sites_ignores_the_hooks_of_others() -> None:
     model = vit()
     model.norm.register_forward_hook(lambda module, args, out: None)
     assert attached_sites(model) == []
-    attach(Place(Site("norm"), model.norm), Site("norm"), METHODS["adapter"], tensors(48, 48), GELU)
+    Hooks().attach(Place(Site("norm"), model.norm), Site("norm"), METHODS["adapter"], tensors(48, 48), GELU)
     assert attached_sites(model) == ["norm"]

@@ -320,7 +320,7 @@ def running_pids(service: Any) -> set[int]:
 def kill_under_load(url: str, pid: int) -> Counter[int]:
     """The statuses of 240 requests of 12 clients that never ask twice; a replica is killed in the midst of them."""
     begun, count = threading.Event(), iter(range(240))
-    image = _serving.plain_png(999)  # the requests' time passes in the replicas, so that the one killed has some in hand
+    image = _serving.plain_png(999)  # decoding takes a replica long: the one that is killed has some in hand
     statuses: list[int] = []
 
     def client(_: int) -> None:

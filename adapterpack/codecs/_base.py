@@ -73,11 +73,10 @@ def parameter(params: Params, name: str, choices: Sequence[Any]) -> Any:
         CorruptFileError: `bad-parameter`.
     """
     value = params.get(name)
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise CorruptFileError(
-            f"parameter {name} is {value!r}", Reason.BAD_PARAMETER, hint=f"expected {_listed(choices)}"
-        )
-    return value
+    for choice in choices:
+        if type(value) is type(choice) and value == choice:
+            return value
+    raise CorruptFileError(f"parameter {name} is {value!r}", Reason.BAD_PARAMETER, hint=f"expected {_listed(choices)}")
 
 
 def only(params: Params, names: Sequence[str]) -> None:
@@ -86,9 +85,11 @@ def only(params: Params, names: Sequence[str]) -> None:
     Raises:
         CorruptFileError: `bad-parameter`.
     """
-    unknown = sorted(set(params) - set(names))
+    unknown = params.keys() - names
     if unknown:
-        raise CorruptFileError(f"unknown parameter {unknown[0]}", Reason.BAD_PARAMETER, hint=f"known: {_listed(names)}")
+        raise CorruptFileError(
+            f"unknown parameter {min(unknown)}", Reason.BAD_PARAMETER, hint=f"known: {_listed(names)}"
+        )
 
 
 def _listed(choices: Sequence[Any]) -> str:

@@ -17,7 +17,7 @@ from adapterpack.errors import CorruptFileError, Reason, steering
 
 def dumps(value: Any) -> bytes:
     """The one spelling: keys sorted, no spaces, UTF-8 unescaped, floats in Python's shortest form."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def loads(data: bytes) -> Any:
@@ -33,9 +33,7 @@ def loads(data: bytes) -> Any:
     if text.startswith("\ufeff"):
         raise CorruptFileError("the index begins with a byte-order mark", Reason.INDEX_ENCODING, "index byte 0")
     try:
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
-        )
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise CorruptFileError(
             f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {error.pos}"
@@ -74,6 +72,10 @@ def _float(text: str) -> float:
 
 def _constant(text: str) -> NoReturn:
     raise CorruptFileError(f"{text} is no JSON number", Reason.BAD_NUMBER)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
 def _check_depth(value: Any) -> None:

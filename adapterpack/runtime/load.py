@@ -17,7 +17,7 @@ from torch import nn
 
 from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.errors import BackboneMismatchError, CallError, Reason, UnsupportedAdapterError
-from adapterpack.runtime.attach import attach, attach_residual
+from adapterpack.runtime.attach import Hooks
 from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.families import classifier, put_classifier, require_supported
 from adapterpack.runtime.families import features_of as features_of
@@ -154,9 +154,9 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
         if target != like.device:
             model.to(target)
             like = next(model.parameters())
-        arena = Arena()
+        changes = Changes(undo)
         for step, tensors in zip(steps, values):
-            apply_step(step, tensors, like, undo, arena)
+            apply_step(step, tensors, like, changes)
         if adapter.head is not None:
             _put_head(model, values[-1], like, undo)
         model.__dict__[MARK] = adapter.name
@@ -165,20 +165,35 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
     raise RuntimeError("unreachable: an ExitStack that swallowed an error")
 
 
-def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack, arena: Arena) -> None:
-    """Put one branch in; `undo` is told how to take it out again."""
+class Changes:
+    """What is changed in a model, so that `undo` can change it back.
+
+    Attributes:
+        undo: is told how, before or as soon as something is changed.
+        hooks: that are added.
+        arena: where values are kept that are overwritten.
+    """
+
+    __slots__ = ("arena", "hooks", "undo")
+
+    def __init__(self, undo: ExitStack) -> None:
+        self.undo, self.hooks, self.arena = undo, Hooks(), Arena()
+        undo.callback(self.hooks.remove)
+
+
+def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, changes: Changes) -> None:
+    """Put one branch in."""
     site, method, params = step.site, step.method, step.params
     if isinstance(step.at, Residual):
-        for handle in attach_residual(step.at, site, method, tensors, params, like):
-            undo.push(handle)
+        changes.hooks.attach_residual(step.at, site, method, tensors, params, like)
     elif step.how == "hook":
-        undo.push(attach(step.at, site, method, tensors, params))  # leaving a handle removes its hook
+        changes.hooks.attach(step.at, site, method, tensors, params)
     else:
         for role, delta in deltas(method, tensors, params, step.place).items():
             if step.how == "fold":
-                fold(step.at, role, delta, replaces=method.replaces, undo=undo, arena=arena)
+                fold(step.at, role, delta, replaces=method.replaces, undo=changes.undo, arena=changes.arena)
             else:
-                swap(step.at, role, delta, replaces=method.replaces, undo=undo)
+                swap(step.at, role, delta, replaces=method.replaces, undo=changes.undo)
 
 
 def _put_head(model: nn.Module, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:

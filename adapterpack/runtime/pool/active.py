@@ -19,8 +19,17 @@ from adapterpack.adapter import Site
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
 from adapterpack.methods._base import Entries
 from adapterpack.runtime.backbone import unwrap
-from adapterpack.runtime.fold import Arena, deltas
-from adapterpack.runtime.load import MARK, apply_step, bare_linear, memory_errors, refuse_hooks, restore_head, writing
+from adapterpack.runtime.fold import deltas
+from adapterpack.runtime.load import (
+    MARK,
+    Changes,
+    apply_step,
+    bare_linear,
+    memory_errors,
+    refuse_hooks,
+    restore_head,
+    writing,
+)
 from adapterpack.runtime.places import Place
 from adapterpack.runtime.plan import Fold, Step, plan
 from adapterpack.runtime.pool.regions import Regions, is_plain
@@ -152,14 +161,14 @@ class Front:
             self._regions.restore()
             return
         with ExitStack() as undo:
-            like, arena = next(self.model.parameters()), Arena()
+            like, changes = next(self.model.parameters()), Changes(undo)
             self._regions.begin(chosen.steps)
             for step, tensors in zip(chosen.steps, chosen.values):
                 if is_plain(step):
                     for role, delta in deltas(step.method, tensors, step.params, step.place).items():
                         self._regions.write(step.place, role, delta, replaces=step.method.replaces)
                 else:
-                    apply_step(step, tensors, like, undo, arena)
+                    apply_step(step, tensors, like, changes)
             if chosen.head:
                 self._put_head(chosen.head, undo)
             self.model.__dict__[MARK] = chosen.name
