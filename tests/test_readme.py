@@ -1,4 +1,4 @@
-"""Runs what README.md shows and compares what comes out with what the page says.
+"""Runs what README.md and some pages of docs/ show and compares what comes out with what the page says.
 
 How to write the page:
 
@@ -36,7 +36,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md"]
+PAGES = ["README.md", "docs/training.md"]
 _PUBLISHED = Path(os.environ.get("ADAPTERPACK_PETL_VIT", ROOT.parent / "shared" / "data" / "petl-vit"))
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")

@@ -14,7 +14,7 @@ TASK_NAMES = f"a name has 1 to {NAME_BYTES} bytes, no / \\ or control character,
 def fits_task(name: str) -> bool:
     """Whether a task may have this name, as `TASK_NAMES` says it: none that could be a path, none that hides itself.
 
-    Source: spec/README.md, "Index".
+    Source: spec/README.md, "The index".
     """
     if not name or steering(name) or "/" in name or "\\" in name or name.startswith("."):
         return False

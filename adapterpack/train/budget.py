@@ -1,6 +1,6 @@
 """SPT's budget: from a sensitivity for each parameter to what is trained as a module, as a vector, or entry by entry.
 
-Pure arrays. Source: He et al. 2023, `engine.get_sensitivity`; spec/methods.md, "SPT".
+Pure arrays. Source: He et al. 2023, `engine.get_sensitivity`; docs/training.md, "SPT".
 """
 
 from __future__ import annotations
