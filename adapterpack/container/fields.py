@@ -81,6 +81,8 @@ class Fields:
         Raises:
             CorruptFileError: `unknown-field`.
         """
+        if not self._left:
+            return
         unknown = sorted(name for name in self._left if not name.startswith(IGNORABLE))
         if unknown:
             hint = "a newer reader may know it; upgrade adapterpack"

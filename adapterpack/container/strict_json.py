@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from adapterpack.container import limits
@@ -74,22 +73,22 @@ def _constant(text: str) -> NoReturn:
     raise CorruptFileError(f"{text} is no JSON number", Reason.BAD_NUMBER)
 
 
+_CONTAINERS = (dict, list)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
 def _check_depth(value: Any) -> None:
     """Level by level, because most of an index is numbers and text, which need no look."""
-    level, depth = _containers([value]), 0
+    level, depth = [value] if type(value) in _CONTAINERS else [], 0
     while level:
         depth += 1
         if depth > limits.JSON_DEPTH:
             raise CorruptFileError(f"the index is nested more than {limits.JSON_DEPTH} deep", Reason.TOO_DEEP)
-        level = [part for outer in level for part in _containers(outer.values() if type(outer) is dict else outer)]
-
-
-def _containers(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if type(value) is dict or type(value) is list]
+        inner: list[Any] = []
+        for outer in level:
+            inner += [part for part in (outer.values() if type(outer) is dict else outer) if type(part) in _CONTAINERS]
+        level = inner
 
 
 def _check_texts(value: Any) -> None:

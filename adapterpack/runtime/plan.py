@@ -90,7 +90,12 @@ def plan(adapter: Adapter, model: nn.Module, fold: Fold) -> list[Step]:
     steps = _in_order_of_effect(_steps(adapter.branches, model, fold))
     _require_foldable(steps, fold)
     _require_single_replacements(steps)
-    return sorted(steps, key=lambda step: step.order)
+    return steps if _alike(steps) else sorted(steps, key=lambda step: step.order)
+
+
+def _alike(steps: Sequence[Step]) -> bool:
+    """Whether all are of one group that is only added somewhere: they stand in order already."""
+    return len({id(step.group) for step in steps}) == 1 and steps[0].order[0] == 2
 
 
 def check_head(adapter: Adapter, features: int) -> None:
@@ -119,8 +124,13 @@ def _check_labels(adapter: Adapter, head: Head) -> None:
 def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Step]:
     steps: list[Step] = []
     for group in Branches.of(branches).groups:
-        checked = _needs(group)
-        steps += [_step(group, number, checked, model, fold) for number in range(len(group.sites))]
+        method, needed = _needs(group)
+        if method.tap(group.params) in ("residual", "sum"):
+            (width,) = needed["residual"]
+            ends = [_ends(model, site, width) for site in group.sites]
+            steps += [Step(group, number, method, "residual", at) for number, at in enumerate(ends)]
+        else:
+            steps += [_step(group, number, (method, needed), model, fold) for number in range(len(group.sites))]
     return steps
 
 
@@ -143,14 +153,16 @@ def _needs(group: BranchGroup) -> Checked:
         raise _misfit(site, str(error)) from error
 
 
+def _ends(model: nn.Module, site: Site, width: int) -> Residual:
+    found = residual(model, site)
+    if found.width != width:
+        raise _misfit(str(site), f"it writes {width} features, the model has {found.width}")
+    return found
+
+
 def _step(group: BranchGroup, number: int, checked: Checked, model: nn.Module, fold: Fold) -> Step:
     site = group.sites[number]
     method, needed = checked
-    if method.tap(group.params) in ("residual", "sum"):
-        beside = residual(model, site)
-        if needed["residual"] != (beside.width,):
-            raise _misfit(str(site), f"it writes {needed['residual'][0]} features, the model has {beside.width}")
-        return Step(group, number, method, "residual", beside)
     place = resolve(model, site)
     _check_shapes(place, needed, method)
     how = _how(place, needed, method, fold)
