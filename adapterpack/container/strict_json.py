@@ -34,8 +34,10 @@ def loads(data: bytes) -> Any:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
+        # Python 3.13 points at a trailing comma, earlier ones behind it
+        at = error.pos + error.msg.startswith("Illegal trailing comma")
         raise CorruptFileError(
-            f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {error.pos}"
+            f"the index is no JSON: {error.msg}", Reason.INDEX_SYNTAX, f"index character {at}"
         ) from error
     except RecursionError as error:
         raise CorruptFileError("the index is nested too deeply", Reason.TOO_DEEP) from error
