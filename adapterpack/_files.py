@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, Union
 
 from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
-from adapterpack.stores import open_url
+
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would end lines in its own way
 
 SourceLike = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, BinaryIO]
 
@@ -59,11 +59,10 @@ class PathSource:
         CallError: `not-a-file` for a folder, pipe or device.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = self._path = os.fsdecode(path)  # who opens it may call it otherwise
         with os_errors(self.name):
-            mode = path.stat()
+            mode = os.stat(self.name)  # noqa: PTH116 (a Path takes four times as long to make and ask)
         if not stat.S_ISREG(mode.st_mode):
             raise CallError(f"{self.name} is no regular file", Reason.NOT_A_FILE, hint="give the path of a file")
         self._size = mode.st_size
@@ -72,16 +71,20 @@ class PathSource:
         return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        with os_errors(self.name), open(self._path, "rb", buffering=0) as file:  # noqa: PTH123 (unbuffered, hot)
-            file.seek(offset)
-            left = min(length, max(self._size - offset, 0))
-            data = file.read(left) or b""
-            while data and len(data) < left:  # one system call gives 2 GiB at most
-                more = file.read(left - len(data))
-                if not more:
-                    break
-                data += more
-            return data
+        left = min(length, max(self._size - offset, 0))
+        with os_errors(self.name):
+            file = os.open(self._path, _READ)
+            try:
+                os.lseek(file, offset, os.SEEK_SET)
+                data = os.read(file, left)
+                while data and len(data) < left:  # one system call gives 2 GiB at most
+                    more = os.read(file, left - len(data))
+                    if not more:
+                        break
+                    data += more
+            finally:
+                os.close(file)
+        return data
 
 
 class FileObjectSource:
@@ -93,23 +96,30 @@ class FileObjectSource:
             raise CallError(
                 "the file object gives text", Reason.BAD_CALL, hint='open it in binary mode: open(path, "rb")'
             )
-        if not file.seekable():
-            raise CallError("the file object cannot seek", Reason.BAD_CALL, hint="pass its bytes: open(f.read())")
         self._file = file
+        self._refuse_closed()
+        if not getattr(file, "seekable", lambda: True)():  # a memory map says nothing, and can
+            raise CallError("the file object cannot seek", Reason.BAD_CALL, hint="pass its bytes: open(f.read())")
 
     def size(self) -> int:
         here = self._file.tell()
-        end = self._file.seek(0, io.SEEK_END)
+        self._file.seek(0, io.SEEK_END)
+        end = self._file.tell()
         self._file.seek(here)
         return end
 
     def read_at(self, offset: int, length: int) -> bytes:
+        self._refuse_closed()
         here = self._file.tell()
         try:
             self._file.seek(offset)
             return self._file.read(length)
         finally:
             self._file.seek(here)
+
+    def _refuse_closed(self) -> None:
+        if getattr(self._file, "closed", False):
+            raise CallError(f"{self.name} is closed", Reason.BAD_CALL, hint="keep it open, or give its path")
 
 
 def source_of(source: SourceLike) -> Source:
@@ -121,9 +131,11 @@ def source_of(source: SourceLike) -> Source:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return BytesSource(source)
     if isinstance(source, str) and "://" in source:
+        from adapterpack.stores import open_url  # most files lie on this disk
+
         return open_url(source)
     if isinstance(source, (str, os.PathLike)):
-        return PathSource(Path(source))
+        return PathSource(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObjectSource(source)
     raise CallError(f"cannot open a {type(source).__name__}", Reason.BAD_CALL, hint="give a path, bytes, file or URL")
@@ -150,13 +162,13 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """
     try:
         with os_errors(str(path)):
-            mode, folder = path.lstat().st_mode, path.is_dir()
+            path.lstat()
+            folder, special = path.is_dir(), path.exists() and not path.is_file()  # of what a link leads to
     except MissingFileError:
         return
-    if folder:
-        raise CallError(f"{path} is a folder", Reason.NOT_A_FILE, hint="give a file name for the output")
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise CallError(f"{path} is no regular file", Reason.NOT_A_FILE, hint="give a file name for the output")
+    if special:
+        found = "a folder" if folder else "no regular file"
+        raise CallError(f"{path} is {found}", Reason.NOT_A_FILE, hint="give a file name for the output")
     if not force:
         raise CallError(f"{path} exists already", Reason.FILE_EXISTS, hint="use --force to replace it")
 
@@ -196,7 +208,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, force: bool) -> N
     target = Path(path)
     refuse_existing(target, force=force)
     with os_errors(str(target)):
-        temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.tmp")
+        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(6).hex()}.tmp")
         try:
             with temporary.open("xb") as file:  # refuses a file or link of that name, and heeds the umask
                 file.write(data)
@@ -219,7 +231,8 @@ def write_all(files: Mapping[Path, bytes], *, force: bool) -> None:
     undo: list[tuple[Path, bytes | None]] = []
     try:
         for path, data in files.items():
-            before = path.read_bytes() if path.exists() else None
+            with os_errors(str(path)):
+                before = path.read_bytes() if path.exists() else None
             write_atomic(path, data, force=force)
             undo.append((path, before))
     except BaseException:
@@ -237,9 +250,7 @@ def _put_in_place(temporary: Path, target: Path, *, force: bool) -> None:
         return
     try:
         os.link(temporary, target)  # unlike rename, refuses a file that appeared meanwhile
-    except FileExistsError as error:
-        raise CallError(f"{target} exists already", Reason.FILE_EXISTS, hint="use --force to replace it") from error
-    except OSError:  # a file system without hard links
+    except OSError:  # it exists by now, or this is a file system without hard links
         refuse_existing(target, force=False)
         temporary.replace(target)
 
@@ -262,7 +273,8 @@ def os_errors(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingFileError(f"{name}: no such file or folder", Reason.MISSING_FILE, hint="check the path") from error
     except OSError as error:
-        raise CallError(f"{name}: {error.strerror or error}", Reason.IO) from error
+        hint = "check its permissions" * isinstance(error, PermissionError)
+        raise CallError(f"{name}: {error.strerror or error}", Reason.IO, hint=hint) from error
     except ValueError as error:  # a NUL in the path
         raise CallError(f"{name!r} is no path: {error}", Reason.BAD_CALL) from error
 

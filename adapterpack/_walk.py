@@ -1,4 +1,4 @@
-"""Files in a folder and in the folders inside it; what cannot be read is an error, never left out."""
+"""Files in a folder and in the folders inside it, by links as well; what cannot be read is an error, never left out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ def files_in(root: Path) -> Iterator[Path]:
     Raises:
         CallError: `io-error`, one of the folders cannot be read.
     """
-    for place, _, names in os.walk(root, onerror=unreadable):
+    for place, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(place, name))]
         yield from (Path(place, name) for name in names)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in, which has no end."""
+    try:
+        return folder.is_symlink() and any(folder.samefile(above) for above in folder.parents)
+    except OSError as error:
+        unreadable(error)
 
 
 def unreadable(error: OSError) -> NoReturn:

@@ -133,7 +133,7 @@ def form(fields: Mapping[str, str], image: bytes, field: str = "image") -> tuple
     return lines + image + f"\r\n--{edge}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={edge}"}
 
 
-def until(check: Callable[[], Any], seconds: float = 30) -> Any:
+def until(check: Callable[[], Any], seconds: float = 120) -> Any:
     """What `check` gives as soon as it is true."""
     end = time.monotonic() + seconds
     while not (found := check()):

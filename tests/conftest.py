@@ -51,5 +51,6 @@ def ray_here() -> Iterator[None]:
     """One Ray on this machine, for all tests that need it: two processors as it believes, no dashboard."""
     from adapterpack.serving.start import ray_running
 
+    os.environ.update(RAY_memory_monitor_refresh_ms="0")  # no worker is killed for the memory that other programs take
     with ray_running("", 1):
         yield

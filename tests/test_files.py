@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -71,6 +72,21 @@ def test_file_objects_keep_their_position(tmp_path: Path) -> None:
     stream.seek(3)
     check_source(_files.source_of(stream))
     assert stream.tell() == 3
+
+
+def test_a_memory_map(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    with (tmp_path / "f").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        source = _files.source_of(mapped)
+        assert (source.size(), source.read_at(17, 5)) == (len(DATA), DATA[17:22])
+
+
+def test_a_closed_file_object() -> None:
+    stream = io.BytesIO(DATA)
+    source = _files.source_of(stream)
+    stream.close()
+    assert reason_of(source.read_at, 0, 1) == "bad-call"
+    assert reason_of(_files.source_of, stream) == "bad-call"
 
 
 def test_urls() -> None:
@@ -158,7 +174,8 @@ def test_folders_and_pipes_are_never_replaced(tmp_path: Path, force: bool) -> No
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("folder", "link", "pipe"):
+    (tmp_path / "out").symlink_to("/dev/null")  # as /dev/stdout is one
+    for name in ("folder", "link", "pipe", "out"):
         assert reason_of(_files.write_atomic, tmp_path / name, DATA, force=force) == "not-a-file"
         assert reason_of(_files.refuse_existing, tmp_path / name, force=force) == "not-a-file"
     assert reason_of(_files.refuse_existing, Path("/dev/null"), force=force) == "not-a-file"
@@ -224,6 +241,23 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert reason_of(_files.write_atomic, tmp_path / "file" / "f", DATA, force=False) == "io-error"
     assert reason_of(_files.write_atomic, tmp_path / ("n" * 300), DATA, force=False) == "io-error"
     assert left_behind(tmp_path) == ["file"]
+
+
+def test_names_as_long_as_the_system_takes(tmp_path: Path) -> None:
+    for name in ("数" * 83 + ".apk", "x" * 251 + ".apk"):  # 253 and 255 bytes
+        _files.write_atomic(tmp_path / name, DATA, force=False)
+        assert (tmp_path / name).read_bytes() == DATA
+
+
+def test_of_several_files_one_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "b").write_bytes(b"old")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(CallError, match="b: Permission denied; check its permissions"):
+        _files.write_all({tmp_path / "a": DATA, tmp_path / "b": DATA}, force=True)
+    assert left_behind(tmp_path) == ["b"]
 
 
 def test_make_folder(tmp_path: Path) -> None:

@@ -126,6 +126,14 @@ def test_top_classes() -> None:
     assert top_classes(model.bfloat16(), image)[0].index in range(7)
 
 
+def test_features_are_no_classes() -> None:
+    with pytest.raises(UnsupportedAdapterError, match="no head") as error:
+        top_classes(vit(num_classes=0), torch.rand(3, 32, 32))
+    assert error.value.reason == "missing-site"
+    with pytest.raises(UnsupportedAdapterError, match="no logits"):
+        top_classes(vit(global_pool="", class_token=True), torch.rand(3, 32, 32))
+
+
 def test_wrong_size_is_refused() -> None:
     with pytest.raises(UnsupportedAdapterError, match=r"224×224.*32×32"):
         top_classes(vit(), torch.rand(3, 224, 224))

@@ -19,6 +19,7 @@ from adapterpack.adapter import Backbone, Head
 from adapterpack.errors import AdapterPackError, BackboneMismatchError, CallError, UnsupportedAdapterError
 from adapterpack.methods import METHODS
 from adapterpack.runtime import load as load_module
+from adapterpack.runtime.attach import attached_sites
 from adapterpack.runtime.load import MissingFingerprintWarning, load_adapter
 from adapterpack.tensors import Dense, Quantized
 from tests._vit import (
@@ -375,6 +376,33 @@ def test_compiled_model_sees_a_fold_and_refuses_hooks() -> None:
     with pytest.raises(UnsupportedAdapterError, match=r"blocks\.0\.mlp") as error:
         load_adapter(adapter(adaptformer(), model), compiled)
     assert error.value.reason == "unsupported-model"
+
+
+@pytest.mark.parametrize("part", ["", "blocks.1", "blocks.1.mlp", "blocks.1.norm2"])
+def test_a_model_compiled_in_place_refuses_hooks(part: str) -> None:
+    model = vit()
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(UnsupportedAdapterError, match="compiled") as error:
+        load_adapter(adapter(adaptformer(), model), model)
+    assert error.value.reason == "unsupported-model" and attached_sites(model) == []
+    with load_adapter(adapter(lora_qv(), model), model):
+        pass
+
+
+def test_a_device_that_is_not_there() -> None:
+    model = vit()
+    for device in ("nowhere", "meta"):
+        with pytest.raises(CallError) as error:
+            load_adapter(adapter(lora_qv(), model), model, device=device)
+        assert error.value.reason == "bad-call"
+
+
+def test_convpass_counts_the_tokens_before_the_patches() -> None:
+    (branch,) = EXAMPLES["convpass"][:1]
+    model = vit(reg_tokens=2)
+    with pytest.raises(UnsupportedAdapterError, match="1 tokens before the patches, the model has 3") as error:
+        load_adapter(adapter([branch], model), model)
+    assert error.value.reason == "site-shape"
 
 
 def test_head_in_and_out() -> None:

@@ -152,9 +152,9 @@ def test_names(pool: AdapterPool, model: Any) -> None:
     with pytest.raises(CallError, match="'other' already") as error:
         pool.add(data, name="other")
     assert error.value.reason == "duplicate-name"
-    for name in ("", ".x", "a/b", "a\\b", "a\nb", "x" * 256):
+    for name in ("", ".x", "a/b", "a\\b", "a\nb", "x" * 256, 5, b"x", ["x"]):
         with pytest.raises(CallError) as error:
-            pool.add(data, name=name)
+            pool.add(data, name=name)  # type: ignore[arg-type]
         assert error.value.reason == "bad-call"
     with pytest.raises(CallError, match="2 tasks"):
         pool.add(file_of(task("lora", 1), task("lora", 2)), name="both")
@@ -288,7 +288,16 @@ def test_the_check_can_be_left_out(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"fold": "sometimes"}, {"memory_budget": -1}, {"memory_budget": 1.5}, {"head_classes": 0}]
+    "arguments",
+    [
+        {"fold": "sometimes"},
+        {"memory_budget": -1},
+        {"memory_budget": 1.5},
+        {"head_classes": 0},
+        {"device": "cud"},
+        {"device": "cuda:99"},
+        {"device": "meta"},
+    ],
 )
 def test_bad_arguments(model: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(CallError) as error:
@@ -334,6 +343,47 @@ def test_bad_batches(pool: AdapterPool, model: Any, batch: Any, tasks: Any) -> N
     with pytest.raises(AdapterPackError) as error:
         pool(batch, tasks=tasks)
     assert error.value.reason in ("bad-call", "site-shape")
+
+
+def test_what_is_of_the_wrong_type(pool: AdapterPool) -> None:
+    pool.add(file_of(task("lora", 0)), name="t")
+    wrong: Any = pool
+    picture, x = Image.new("RGB", (SIZE, SIZE)), images(1)
+    for call in (
+        lambda: wrong(x, tasks=None),
+        lambda: wrong(x, tasks=5),
+        lambda: wrong.predict([picture], None),
+        lambda: wrong.predict(picture, ["t"]),
+        lambda: wrong.predict("picture.png", ["t"]),
+        lambda: wrong.predict(None, ["t"]),
+        lambda: wrong.predict([np.zeros((SIZE, SIZE, 3), np.uint8)], ["t"]),
+        lambda: wrong.predict([None], ["t"]),
+        lambda: wrong.predict([picture], ["t"], top="3"),
+        lambda: wrong.predict([picture], ["t"], top=2.5),
+        lambda: wrong.activate(["t"]),
+        lambda: wrong.remove({}),
+    ):
+        with pytest.raises(CallError) as error:
+            call()
+        assert error.value.hint
+    assert len(wrong.predict(iter([picture]), iter(["t"]), top=np.int64(1))[0].labels) == 1
+    assert len(wrong(x, tasks=iter(["t"]))) == 1
+
+
+def test_what_is_used_in_inference_mode_serves_outside_of_it_as_well(pool: AdapterPool, model: Any) -> None:
+    """Also where gradients are asked for."""
+    names = [f"{kind}-1" for kind in ("lora", "adaptformer", "everything")]
+    files = {name: file_of(task(name.rpartition("-")[0], 1)) for name in names}
+    expected = {name: alone(data, name, model, images(2), "auto") for name, data in files.items()}
+    with torch.inference_mode():
+        for name, data in files.items():
+            pool.add(data)
+            pool.activate(name)
+            pool(images(2), tasks=[name] * 2)
+    for name in names:
+        pool.activate(name)
+        assert torch.equal(model(images(2).requires_grad_()), expected[name])
+        assert len(pool(images(2), tasks=[name] * 2)) == 2
 
 
 def test_an_empty_batch(pool: AdapterPool) -> None:
@@ -427,6 +477,7 @@ def test_a_model_that_is_moved_and_cast(pool: AdapterPool, model: Any) -> None:
     x = images(2)
     pool.activate("everything-1")
     model.double()
+    pool.add(file_of(task("lora", 2)))  # compared with what the backbone was when the first one was added
     pool.activate(None)
     assert all(torch.equal(v, w.double()) for v, w in zip(model.state_dict().values(), vit().state_dict().values()))
     found = pool(x, tasks=["everything-1"] * 2)
@@ -444,6 +495,24 @@ def test_branches_without_a_head_use_the_backbones(pool: AdapterPool, model: Any
     found = pool(images(2), tasks=["lora-1", "adaptformer-2"])
     assert [len(row) for row in found] == [7, 4]
     assert relative(found[0], alone(data, "lora-1", model, images(2))[0]) < 1e-6
+
+
+def test_features_are_not_called_probabilities() -> None:
+    """Where neither the task nor the backbone has a head, `pool(…)` gives features and `predict` nothing."""
+    from adapterpack.runtime.pool.folded import predict_folded
+
+    pool = AdapterPool(vit(num_classes=0))
+    pool.add(file_of(task("lora", 1, classes=0), task("lora", 2)))
+    picture = Image.new("RGB", (SIZE, SIZE))
+    assert len(pool(images(1), tasks=["lora-1"])[0]) == WIDTH
+    for call in (
+        lambda: pool.predict([picture] * 2, ["lora-2", "lora-1"]),
+        lambda: predict_folded(pool, [picture], "lora-1", DataSettings((3, SIZE, SIZE)), 5),
+    ):
+        with pytest.raises(UnsupportedAdapterError, match="lora-1 has no head, nor has the backbone"):
+            call()
+    assert len(pool.predict([picture], ["lora-2"])[0].labels) == 4
+    assert len(predict_folded(pool, [picture], "lora-2", DataSettings((3, SIZE, SIZE)), 9)[0].labels) == 4
 
 
 def test_a_task_without_a_head_never_answers_with_another_ones(model: Any) -> None:

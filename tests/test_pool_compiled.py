@@ -67,9 +67,15 @@ def test_mixed_batches_leave_compiled_models_alone() -> None:
     assert counter.frame_count == 1
 
 
-def test_what_must_be_attached_is_refused() -> None:
+@pytest.mark.parametrize("how", ["wrapped", "in place", "a block"])
+def test_what_must_be_attached_is_refused(how: str) -> None:
+    """A compiled block would not even fail: it would go on as if nothing were attached."""
     model = vit()
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend="eager") if how == "wrapped" else model
+    if how != "wrapped":
+        (model if how == "in place" else model.blocks[0]).compile(backend="eager")
+    with torch.no_grad():
+        compiled(images(1))
     before, pool = snapshot(model), AdapterPool(compiled)
     pool.add(file_of(task("adaptformer", 1)))
     with pytest.raises(UnsupportedAdapterError) as error:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapterpack.adapter import DataSettings
 from adapterpack.errors import CallError, Reason
+from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.encode import encode_task
+from adapterpack.packing.join import join
 from adapterpack_cli.main import main
 from tests import _serving
 
@@ -170,6 +176,30 @@ def test_what_is_refused(in_process: None, place: Path, run: Any) -> None:
     assert "no image in images" in run()[2]
 
 
+def test_what_fails_in_a_worker_is_one_line(in_process: None, place: Path, run: Any, monkeypatch: Any) -> None:
+    """A task whose pictures the backbone does not take, on a real worker; and whatever Ray itself raises."""
+    from ray.exceptions import RayTaskError
+
+    from adapterpack.serving import predict
+
+    bundle = open_bundle((place / "digits.apk").read_bytes())
+    large = replace(bundle.read(), name="large", data=DataSettings((3, 64, 64)))
+    (place / "large.apk").write_bytes(join([encode_task(large, "fast")], bundle.backbone))
+    code, _, error = run(adapter="large.apk")
+    assert code == 1 and error.startswith("error: the image is 64×64, the model takes 32×32") and error.count("\n") == 1
+    assert not list(place.glob("out.parquet*"))
+
+    def dies(*_: Any) -> Iterator[Any]:
+        raise RayTaskError(
+            "submit", "Traceback (most recent call last):\n  File\nOSError: no space", OSError("no space")
+        )
+        yield
+
+    monkeypatch.setattr(predict, "_blocks", dies)
+    code, _, error = run()
+    assert code == 2 and error.startswith("error: Ray failed: OSError: no space; repeat") and error.count("\n") == 1
+
+
 def test_corrupt_images_are_tried_again(in_process: None, place: Path, run: Any, monkeypatch: Any) -> None:
     """A disk that fails once, say: same size and time, and the next run reads it."""
     from adapterpack.serving import worker
@@ -182,6 +212,67 @@ def test_corrupt_images_are_tried_again(in_process: None, place: Path, run: Any,
         assert "12 of 12 images cannot be read" in run()[2]
     assert run("--json")[0] == 0
     check(rows(), expected(["digits.apk"], EVEN_ODD))
+
+
+def test_a_task_that_is_named_twice_is_one(in_process: None, place: Path, run: Any) -> None:
+    code, out, _ = run("--json", "--task", "digits", "--task", "digits")
+    assert code == 0 and json.loads(out)["tasks"] == ["digits"]
+    check(rows(), expected(["digits.apk"], EVEN_ODD))
+
+
+def test_an_image_that_gets_no_row_is_missed(in_process: None, place: Path, run: Any, monkeypatch: Any) -> None:
+    from adapterpack.serving import predict
+
+    blocks = predict._blocks
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_blocks", lambda *words: list(blocks(*words))[:-1])
+        code, _, error = run()
+    assert code == 2 and error.startswith("error: 4 of 12 images were not done; repeat")
+    assert not (place / "out.parquet").exists()
+    assert json.loads(run("--json")[1])["resumed"] == 8
+    check(rows(), expected(["digits.apk"], EVEN_ODD))
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(in_process: None, place: Path, run: Any) -> None:
+    (place / "images" / "gone.png").symlink_to("nowhere")
+    assert "1 of 13 images cannot be read: gone.png (No such file or directory)" in run()[2]
+
+
+def test_what_ray_prints_is_no_part_of_the_result(in_process: None, place: Path, run: Any, monkeypatch: Any) -> None:
+    from adapterpack.serving import predict
+
+    blocks = predict._blocks
+
+    def talks(*words: Any) -> Any:
+        print("(raylet) a worker died")
+        return blocks(*words)
+
+    monkeypatch.setattr(predict, "_blocks", talks)
+    code, out, error = run("--json")
+    assert code == 0 and json.loads(out)["images"] == COUNT and error == "(raylet) a worker died\n"
+
+
+def test_sigterm_interrupts_and_keeps_what_was_done(
+    in_process: None, place: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adapterpack.serving import predict
+
+    blocks = predict._blocks
+
+    def ends(*words: Any) -> Iterator[Any]:
+        for number, block in enumerate(blocks(*words)):
+            if number == 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield block
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(predict, "_blocks", ends)
+            assert run()[0] == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert json.loads(run("--json")[1])["resumed"] == 8
 
 
 def test_a_folder_that_is_not_of_a_run_is_left_alone(in_process: None, place: Path, run: Any) -> None:
@@ -207,3 +298,17 @@ def test_what_counts_as_done(tmp_path: Path) -> None:
     found = work.finished(dict.fromkeys(["half", "whole", "bad", "new"], (1, 2)), 2)
     assert found.images == {"whole", "bad"} and found.corrupt == {"bad": "second"}
     assert found.table["path"].to_pylist().count("half") == 1
+
+
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    """The one that comes second to write is told so."""
+    from adapterpack.serving.parts import ROW, Work
+
+    row = ROW.empty_table().from_pylist([{"path": "a", "task": "t"}], schema=ROW)
+    first, second = (Work(tmp_path / "out", {"adapter": []}, force=False) for _ in range(2))
+    first.add([row])
+    for _ in range(2):
+        with pytest.raises(CallError, match="another run uses") as error:
+            second.add([row])
+        assert error.value.reason == "file-exists"
+        first.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import zipfile
 from collections.abc import Callable
@@ -14,8 +15,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from adapterpack import _files
+from adapterpack.adapter import DataSettings
 from adapterpack.container.names import TASK_NAMES
-from adapterpack.errors import AdapterPackError, CallError, MissingFileError
+from adapterpack.errors import AdapterPackError, CallError, MissingFileError, Reason
+from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.encode import encode_task
+from adapterpack.packing.join import join
 from adapterpack.serving.answers import status_of
 from adapterpack.serving.catalog import Catalog, Listing
 from adapterpack.serving.folder import Folder
@@ -174,6 +179,64 @@ def test_a_removed_task_comes_back_when_it_is_read_again(tmp_path: Path, data: b
             catalog.reread(name)
 
 
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk or a net that fails changes no file, whose mark is what it was."""
+    (tmp_path / "a.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+
+    def fails(*_: object) -> bytes:
+        raise CallError("the net is away", Reason.IO)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", fails)
+        assert catalog.scan() and reasons(catalog.listing()) == {"a.apk": "io-error"}
+        assert not catalog.scan()  # nothing new to tell
+    assert catalog.scan() and served(catalog.listing()) == {"digits": "a.apk"} and not catalog.listing().refused
+
+
+def test_a_refused_file_that_goes_is_forgotten(tmp_path: Path, data: bytes) -> None:
+    """Also one whose name was perhaps free again."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.apk").write_bytes(data)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    catalog.add(data, "mine")
+    (tmp_path / "b.apk").unlink()
+    catalog.scan()
+    assert not catalog.listing().refused
+
+
+def test_hidden_folders_are_not_served(tmp_path: Path, data: bytes) -> None:
+    """As a Kubernetes volume is mounted: links to files in a folder that a link names."""
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..2026" / "a.apk").write_bytes(data)
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "a.apk").symlink_to("..data/a.apk")
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    assert served(catalog.listing()) == {"digits": "a.apk"} and not catalog.listing().refused
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/hidden/.old/a.apk", data)
+    memory.pipe("/hidden/a.apk", data)
+    assert list(Folder("memory://hidden").marks()) == ["a.apk"]
+    memory.rm("/hidden", recursive=True)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    for name in ("images/one", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(b"1")
+    for link, to in {
+        "images/two": "../elsewhere", "images/one/up": "..", "elsewhere/one": "../images/one", "images/no.png": "none",
+    }.items():  # fmt: skip
+        (tmp_path / link).symlink_to(to)
+    found = images_in(tmp_path / "images")
+    assert list(found) == ["no.png", "one/a.png", "two/a.png", "two/one/a.png"]
+    assert found["one/a.png"][0] == 1
+
+
 def test_a_folder_that_cannot_be_listed_keeps_what_is_served(tmp_path: Path, data: bytes) -> None:
     folder = tmp_path / "tasks"
     folder.mkdir()
@@ -325,6 +388,7 @@ class _Board:
         self.dead = False
         self.listing = _Call(lambda *_: catalog.listing())
         self.data = _Call(lambda file, stamp: None if self.dead else catalog.data(file, stamp))
+        self.refuse = _Call(lambda entry, told: catalog.refuse(entry.file, entry.stamp, told.reason, told.message))
 
 
 def test_a_replica_has_each_task_from_the_file_that_the_listing_names(tmp_path: Path, data: bytes) -> None:
@@ -353,6 +417,25 @@ def test_a_replica_has_each_task_from_the_file_that_the_listing_names(tmp_path: 
     assert classes() == {"digits": 10, "b": 4} and holder.version < catalog.version
     board.dead = False
     assert classes() == {"digits": 10, "b": 3} and holder.version == catalog.version
+
+
+def test_a_task_whose_pictures_the_backbone_does_not_take_is_refused(tmp_path: Path, data: bytes) -> None:
+    from adapterpack.runtime.backbone import create_backbone
+    from adapterpack.runtime.pool.pool import AdapterPool
+    from adapterpack.serving.holder import Holder
+
+    bundle = open_bundle(data)
+    large = dataclasses.replace(bundle.read(), name="large", data=DataSettings((3, 64, 64)))
+    file = _serving.both(join([encode_task(large, "fast")], bundle.backbone), data)
+    (tmp_path / "a.apk").write_bytes(file)
+    catalog = Catalog(Folder(str(tmp_path)))
+    catalog.scan()
+    pool = AdapterPool(create_backbone(_serving.BACKBONE).model)
+    holder = Holder(pool, _Board(catalog))
+    told = asyncio.run(holder.examine(file))
+    assert told is not None and told.reason == "site-shape" and asyncio.run(holder.examine(data)) is None
+    asyncio.run(holder.follow(0))
+    assert reasons(catalog.listing()) == {"a.apk": "site-shape"} and pool.tasks == ()
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:

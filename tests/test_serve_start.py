@@ -114,7 +114,8 @@ def test_the_board_goes_on_to_watch_and_says_what_failed(tmp_path: Path, monkeyp
         board = module.Board(str(tmp_path), 0.01)
         await board.begin()
         for name in "abc":
-            (tmp_path / f"{name}.apk").write_bytes(_serving.variant(data, name))
+            (tmp_path / f"{name}.new").write_bytes(_serving.variant(data, name))
+            (tmp_path / f"{name}.new").rename(tmp_path / f"{name}.apk")  # whole, so that it is looked at once
         while set((await board.overview()).listing.tasks) != {"a", "c"}:
             await asyncio.sleep(0.01)
         found = (await board.overview()).listing

@@ -23,6 +23,7 @@ from torch import nn
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CorruptFileError, MissingFileError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.evaluating import evaluating
+from adapterpack.runtime.families import classifier
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -147,6 +148,21 @@ def normalised(pixels: torch.Tensor, settings: DataSettings) -> torch.Tensor:
     return (pixels.to(torch.float32) / 255 - mean) / std
 
 
+def require_classes(model: nn.Module, name: str) -> None:
+    """Refuse to call the features of a model whose head is none probabilities of classes.
+
+    Args:
+        model: with the task's own head in it, or asked about a task that has none.
+        name: of the task, for the message.
+
+    Raises:
+        UnsupportedAdapterError: `missing-site`.
+    """
+    if isinstance(classifier(model), nn.Identity):
+        hint = "pack the task with its head, or use a backbone that has one"
+        raise UnsupportedAdapterError(f"{name} has no head, nor has the backbone", Reason.MISSING_SITE, "head", hint)
+
+
 def top_classes(
     model: nn.Module, image: torch.Tensor, k: int = 5, labels: Sequence[str] | None = None
 ) -> list[TopClass]:
@@ -159,8 +175,10 @@ def top_classes(
         labels: class names in the head's order.
 
     Raises:
-        UnsupportedAdapterError: `site-shape`, an image of another size than the model takes, or a model without a head.
+        UnsupportedAdapterError: `site-shape`, an image of another size than the model takes, or a model that gives no
+            logits; `missing-site`, a model without a head.
     """
+    require_classes(model, "the task")
     require_size(model, image)
     like = next(model.parameters())
     with evaluating(model), torch.inference_mode():

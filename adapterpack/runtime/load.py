@@ -19,6 +19,7 @@ from adapterpack.adapter import Adapter, DataSettings
 from adapterpack.errors import BackboneMismatchError, CallError, Reason, UnsupportedAdapterError
 from adapterpack.runtime.attach import Hooks
 from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.devices import require_device
 from adapterpack.runtime.families import classifier, put_classifier, require_supported
 from adapterpack.runtime.families import features_of as features_of
 from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
@@ -124,13 +125,14 @@ def load_adapter(
     require_supported(inner)
     if MARK in inner.__dict__:
         text = f"the model has the task {inner.__dict__[MARK]} in it already"
-        raise UnsupportedAdapterError(text, Reason.ALREADY_LOADED, hint="unload() it first")
+        raise UnsupportedAdapterError(
+            text, Reason.ALREADY_LOADED, hint="unload() it first, and copy a model before that"
+        )
     steps = plan(adapter, inner, fold)
     check_head(adapter, features_of(inner))
-    if inner is not model:
-        refuse_hooks(steps)
+    refuse_hooks(model, steps)
     known = _checked_fingerprint(adapter, inner) if check_fingerprint else None
-    loaded = _load(adapter, inner, steps, torch.device(device) if device is not None else None)
+    loaded = _load(adapter, inner, steps, require_device(device) if device is not None else None)
     loaded._fingerprint = known
     return loaded
 
@@ -245,19 +247,41 @@ def require_backbone(adapter: Adapter, found: str) -> None:
         text = (
             f"{adapter.name} was trained on {adapter.backbone.name or 'a backbone'} ({expected}), this model is {found}"
         )
-        raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", "load that backbone's own weights")
+        hint = "load that backbone's own weights, in float32; cast the model afterwards"
+        raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", hint)
 
 
-def refuse_hooks(steps: list[Step]) -> None:
-    """Refuse, for a compiled model, what must be attached.
+def refuse_hooks(model: nn.Module, steps: list[Step]) -> None:
+    """Refuse what must be attached where compiled code runs, which does not see it.
+
+    Args:
+        model: as the caller has it, perhaps what `torch.compile` gave.
+        steps: for the model inside.
 
     Raises:
         UnsupportedAdapterError: `unsupported-model`.
     """
     stuck = [step for step in steps if step.how != "fold"]
-    if stuck:
+    inner = unwrap(model)
+    if stuck and (inner is not model or _run_compiled(inner, stuck)):
         text = f"{stuck[0].method.name} at {stuck[0].site} must be attached, which a compiled model does not see"
         raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="load into the model before torch.compile")
+
+
+def _run_compiled(model: nn.Module, steps: list[Step]) -> bool:
+    """Whether `compile()` was called on a module that hooks would be added to, or on one around it."""
+    around: dict[int, nn.Module] = {id(model): model}
+    for path in {step.site.path for step in steps}:
+        inside = model
+        for name in path.split("."):
+            child = inside._modules.get(name)
+            if child is None:
+                break
+            around[id(child)] = inside = child
+    for step in steps:
+        for end in (step.at.norm, step.at.end) if isinstance(step.at, Residual) else (step.at.module,):
+            around[id(end)] = end
+    return any([vars(module).get("_compiled_call_impl") for module in around.values()])
 
 
 @contextmanager

@@ -125,6 +125,8 @@ def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Ste
     steps: list[Step] = []
     for group in Branches.of(branches).groups:
         method, needed = _needs(group)
+        if "prefix" in method.settings:
+            _check_prefix(group, model)
         if method.tap(group.params) in ("residual", "sum"):
             (width,) = needed["residual"]
             ends = [_ends(model, site, width) for site in group.sites]
@@ -132,6 +134,14 @@ def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Ste
         else:
             steps += [_step(group, number, (method, needed), model, fold) for number in range(len(group.sites))]
     return steps
+
+
+def _check_prefix(group: BranchGroup, model: nn.Module) -> None:
+    """Refuse a branch on the grid of patches that counts other tokens before it than the model has."""
+    found, expected = getattr(model, "num_prefix_tokens", None), group.params["prefix"]
+    if found is not None and found != expected:
+        text = f"{group.method} was made for {expected} tokens before the patches, the model has {found}"
+        raise _misfit(str(group.sites[0]), text)
 
 
 def _needs(group: BranchGroup) -> Checked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from adapterpack.errors import (
     AdapterPackError,
@@ -85,3 +86,8 @@ class Answer:
 
     body: Mapping[str, Any]
     batch: int = 0
+
+
+def model_id(task: str) -> str:
+    """A task's name for Ray Serve's multiplexing, whose metrics take ASCII alone."""
+    return quote(task)

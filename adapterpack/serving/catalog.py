@@ -62,7 +62,7 @@ class Catalog:
         self._folder = folder
         self._held: dict[str, _Held] = {}
         self._refused: dict[str, Refusal] = {}
-        self._marks: dict[str, str] = {}
+        self._marks: dict[str, str | None] = {}  # None for what the next scan is to look at again
 
     def listing(self) -> Listing:
         """What is served now."""
@@ -102,8 +102,8 @@ class Catalog:
         """A new version; files that were refused for a name that others had are looked at again."""
         self.version += 1
         for refusal in self._refused.values():
-            if refusal.reason == Reason.DUPLICATE_NAME.value:
-                self._marks.pop(refusal.file, None)
+            if refusal.reason == Reason.DUPLICATE_NAME.value and refusal.file in self._marks:
+                self._marks[refusal.file] = None
 
     def _forget_gone(self, marks: Mapping[str, str]) -> None:
         for file in [file for file in self._marks if file not in marks]:
@@ -118,6 +118,8 @@ class Catalog:
             self._read(file)
         except AdapterPackError as error:
             self._refuse(Refusal(file, "", error.reason, str(error)))
+            if error.reason == Reason.IO.value:  # a disk or a net, which may be better the next time
+                self._marks[file] = None
         except Exception as error:  # a fault of ours: named in the listing, raised, and not tried again
             self._refuse(Refusal(file, "", "internal", failure(error)))
             raise

@@ -63,7 +63,7 @@ class Changes:
             if request.content_type == "application/json":
                 change = Change("reread", _file_of(data))
             else:
-                replace = flag(request.query.get("replace", ""))
+                replace = flag("replace", request.query.get("replace", ""))
                 change = Change("add", request.query.get("name", ""), data, replace)
                 await self._door.examine(data)
             entries = await self._state.change(change)

@@ -14,13 +14,14 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from adapterpack.serving.answers import Answer, Told
+from adapterpack.serving.answers import Answer, Told, model_id
 from adapterpack.serving.metrics import Metrics
 from adapterpack.serving.question import Question
 from adapterpack.serving.refusals import Unavailable
 from adapterpack.serving.settings import Settings
 
 _ATTEMPTS = 5  # an image that kills what decodes it must not kill every replica
+_PAUSE = 0.1  # seconds before the second attempt, twice as long before the third, and so on
 
 
 class Door:
@@ -67,7 +68,7 @@ class Door:
         """
         handle = self._handle
         if question.folded:
-            handle = handle.options(multiplexed_model_id=question.task)
+            handle = handle.options(multiplexed_model_id=model_id(question.task))
         arguments = (question.data, question.task, question.top)
         answer: Answer = await self._asked(lambda: handle.classify.remote(*arguments, folded=question.folded))
         self._metrics.computed(answer.batch)
@@ -92,7 +93,8 @@ class Door:
         return found
 
     async def _answer(self, ask: Any) -> Any:
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            await asyncio.sleep(_PAUSE * attempt)  # until Ray knows which replica it is that died
             try:
                 return await ask()
             except BackPressureError as error:

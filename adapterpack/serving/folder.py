@@ -6,7 +6,7 @@ It reads; it never writes, and it never leaves the folder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from adapterpack import _files
 from adapterpack._walk import files_in, unreadable
@@ -55,15 +55,15 @@ class Folder:
             raise kind(f"{self.source} is no folder", reason, hint="give a folder of .apk files, or a URL")
         found = {}
         for path in files_in(root):
-            if path.suffix == _SUFFIX and not path.name.startswith("."):
-                found[path.relative_to(root).as_posix()] = _local_mark(path)
+            inside = path.relative_to(root)
+            if _is_served(inside):
+                found[inside.as_posix()] = _local_mark(path)
         return found
 
     def _remote_marks(self) -> dict[str, str]:
         found = {}
         for name, facts in sorted(list_url(self.source).items()):
-            path = PurePosixPath(name)
-            if path.suffix == _SUFFIX and not path.name.startswith("."):
+            if _is_served(PurePosixPath(name)):
                 self._urls[name] = facts["url"]
                 found[name] = " ".join(f"{key}={facts[key]}" for key in _MARKS if facts.get(key) is not None)
         return found
@@ -78,6 +78,11 @@ class Folder:
         source.name = name
         Bundle(source)
         return _files.read_exactly(source, 0, source.size(), name)
+
+
+def _is_served(path: PurePath) -> bool:
+    """Not what is hidden, or in a hidden folder: there, mounted volumes and editors keep second copies of files."""
+    return path.suffix == _SUFFIX and not any(part.startswith(".") for part in path.parts)
 
 
 def _local_mark(path: Path) -> str:

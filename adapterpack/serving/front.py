@@ -5,6 +5,7 @@ It holds no model. docs/http.md has the table of what it answers.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from ray.exceptions import RayError
 from adapterpack.errors import AdapterPackError, CallError, Reason, printable
 from adapterpack.serving.answers import status_of
 from adapterpack.serving.board import Overview
+from adapterpack.serving.catalog import failure
 from adapterpack.serving.changes import Changes
 from adapterpack.serving.door import Door
 from adapterpack.serving.entries import Entry
@@ -38,13 +40,16 @@ class Front:
         door: to the replicas.
         state: what the board says.
         metrics: what Prometheus reads.
+        log: is told in one line of what this package did not foresee.
 
     Attributes:
         closing: the service ends: connections are not kept open.
     """
 
-    def __init__(self, settings: Settings, door: Door, state: State, metrics: Metrics) -> None:
-        self._settings, self._door, self._state, self._metrics = settings, door, state, metrics
+    def __init__(
+        self, settings: Settings, door: Door, state: State, metrics: Metrics, log: Callable[[str], None]
+    ) -> None:
+        self._settings, self._door, self._state, self._metrics, self._log = settings, door, state, metrics, log
         self._changes = Changes(settings, door, state)
         self.closing = False
 
@@ -72,24 +77,21 @@ class Front:
         @web.middleware
         async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
             start = time.perf_counter()
-            try:
-                response = await handler(request)
-            except web.HTTPException as error:
-                response = _http_refused(error)
-            except AdapterPackError as error:
-                response = _refused(status_of(error.reason), str(error), error.reason)
-            except Forbidden as error:
-                response = _refused(error.status, error.message, "forbidden")
-            except Unavailable as error:
-                response = _refused(error.status, error.message, "unavailable")
-            except RayError as error:
-                response = _refused(500, f"the cluster failed: {type(error).__name__}", "internal")
+            (found,) = await asyncio.gather(handler(request), return_exceptions=True)
+            response = self._answer_to(request, found) if isinstance(found, BaseException) else found
             self._count(request, response, time.perf_counter() - start)
             if self.closing:
                 response.force_close()
             return response
 
         return guard
+
+    def _answer_to(self, request: web.Request, error: BaseException) -> web.Response:
+        """A fault of ours is named to who runs the service, and not to who asks."""
+        response = _answer_to(error)
+        if response.status == 500:
+            self._log(f"{request.method} {request.path}: {failure(getattr(error, 'cause', None) or error)}")
+        return response
 
     def _count(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
         resource = request.match_info.route.resource
@@ -154,6 +156,19 @@ class Front:
 def _row(task: str, entry: Entry, fields: tuple[str, ...]) -> dict[str, Any]:
     facts: Mapping[str, Any] = entry.tasks[task]
     return {"name": task, "file": entry.file, **{name: facts[name] for name in fields if name != "name"}}
+
+
+def _answer_to(error: BaseException) -> web.Response:
+    if isinstance(error, web.HTTPException):
+        return _http_refused(error)
+    if isinstance(error, AdapterPackError):
+        return _refused(status_of(error.reason), str(error), error.reason)
+    if isinstance(error, Forbidden):
+        return _refused(error.status, error.message, "forbidden")
+    if isinstance(error, Unavailable):
+        return _refused(error.status, error.message, "unavailable")
+    what = f"the cluster failed: {type(error).__name__}" if isinstance(error, RayError) else "the service failed"
+    return _refused(500, what, "internal")
 
 
 def _refused(status: int, message: str, reason: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -14,9 +14,10 @@ from ray.exceptions import RayActorError
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import AdapterPackError, CallError, Reason
-from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.cross import standalone
 from adapterpack.packing.join import join
+from adapterpack.runtime.images import require_input
 from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.serving.answers import Told
 from adapterpack.serving.catalog import Listing
@@ -109,11 +110,23 @@ class Holder:
 
     def _put(self, data: bytes, entry: Entry) -> None:
         """The entry's tasks; those of its file that were removed since are another file's to give."""
-        bundle = open_bundle(data)
+        bundle = self._fitting(data)
         left = [task for task in bundle.tasks if task in entry.tasks]
         if not entry.alias and len(left) < len(bundle.tasks):
             data = join([standalone(bundle, task) for task in left], bundle.backbone)
         self._pool.add(data, name=entry.alias or None, replace=True)
+
+    def _fitting(self, data: bytes) -> Bundle:
+        """A file whose tasks all want pictures that the backbone takes; else none of their requests could be answered.
+
+        Raises:
+            UnsupportedAdapterError: `site-shape` or `bad-parameter`.
+        """
+        bundle = open_bundle(data)
+        for entry in bundle.index.tasks:
+            if entry.data is not None:
+                require_input(self._pool.model, entry.data)
+        return bundle
 
     async def examine(self, data: bytes) -> Told | None:
         """Whether the pool would take a file of any number of tasks; None where it would."""
@@ -125,7 +138,7 @@ class Holder:
         return None
 
     def _try_out(self, data: bytes) -> None:
-        bundle = open_bundle(data)
+        bundle = self._fitting(data)
         for task in bundle.tasks:
             alias = f"examined-{secrets.token_hex(8)}"
             self._pool.add(join([standalone(bundle, task)], bundle.backbone), name=alias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -29,14 +30,14 @@ class Listener:
         settings: of the service.
         handle: of the replicas.
         board: the catalog's actor.
-        log: is told of refused files.
+        log: is told of refused files, and of what fails unforeseen.
     """
 
     def __init__(self, settings: Settings, handle: Any, board: Any, log: Callable[[str], None]) -> None:
         metrics = Metrics()
         self._door = Door(handle, settings, metrics)
         self._state = State(board, log)
-        self._front = Front(settings, self._door, self._state, metrics)
+        self._front = Front(settings, self._door, self._state, metrics, log)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._runner: web.AppRunner | None = None
@@ -81,7 +82,11 @@ class Listener:
         await self._state.refresh()
         self._following = asyncio.create_task(self._state.follow())
         self._runner = web.AppRunner(
-            self._front.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_QUIET_SECONDS
+            self._front.application(),
+            access_log=None,
+            logger=logging.Logger("http", logging.CRITICAL),  # else each request that is none prints a traceback
+            handler_cancellation=True,
+            shutdown_timeout=_QUIET_SECONDS,
         )
         await self._runner.setup()
         self._bound, self._site = bound, web.SockSite(self._runner, bound)

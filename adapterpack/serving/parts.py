@@ -93,10 +93,14 @@ class Work:
         """One more part.
 
         Raises:
-            CallError: `io-error`.
+            CallError: `io-error`; `file-exists`, another run writes or wrote to the folder.
         """
         if rows:
-            write(self.folder / f"{self._next:06}.parquet", pa.concat_tables(rows), force=False)
+            path = self.folder / f"{self._next:06}.parquet"
+            if path.exists() or not self.folder.is_dir():
+                hint = "wait for it and repeat this one, or give another -o"
+                raise CallError(f"another run uses {self.folder}", Reason.FILE_EXISTS, hint=hint)
+            write(path, pa.concat_tables(rows), force=False)
             self._next += 1
 
     def finished(self, images: Mapping[str, Stat], tasks: int) -> Finished:

@@ -32,7 +32,8 @@ def images_in(folder: Path) -> dict[str, Stat]:
 def _found(path: Path, name: str) -> dict[str, Stat]:
     try:
         name.encode()
-        facts = path.stat() if path.is_file() else None
+        gone = path.is_symlink() and not path.exists()  # a link to nothing: an image that cannot be read, to be named
+        facts = path.lstat() if gone else path.stat() if path.is_file() else None
     except UnicodeEncodeError as error:
         text = f"the name {printable(name)} is not UTF-8"
         raise CallError(text, Reason.BAD_CALL, hint="rename the file") from error

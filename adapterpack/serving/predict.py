@@ -13,9 +13,10 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import ray
 import ray.data
+from ray.exceptions import RayError
 
 from adapterpack import _files
-from adapterpack.errors import CorruptFileError, MissingFileError, Reason
+from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.serving.answers import Told
 from adapterpack.serving.parts import ROW, Finished, Stat, Work, write
@@ -88,7 +89,7 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
     start = time.monotonic()
     _files.refuse_output(question.out, force=question.force)
     bundle = open_bundle(question.adapter)
-    tasks = question.tasks or bundle.tasks
+    tasks = tuple(dict.fromkeys(question.tasks or bundle.tasks))
     images = images_in(question.folder)
     work = Work(question.out, _about(question, bundle, tasks), force=question.force)
     before = work.finished(images, len(tasks))
@@ -98,6 +99,9 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
     finished = work.finished(images, len(tasks))
     if finished.corrupt and not question.skip_corrupt:
         raise _corrupt(finished.corrupt, len(images))
+    if finished.images != images.keys():
+        text = f"{len(images.keys() - finished.images)} of {len(images):,} images were not done"
+        raise CallError(text, Reason.IO, hint="repeat the command; what was done is kept")
     write(question.out, _result(finished, list(images), tasks), force=question.force)
     work.remove()
     return {
@@ -147,6 +151,10 @@ def _compute(
     try:
         with ray_running(question.address, question.workers * question.cpus), progress(len(images)) as step:
             return _gather(_blocks(question, orders, images), work, step)
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        hint = "repeat the command, what was done is kept; --debug says more"
+        raise CallError(f"Ray failed: {last[0][:300]}", Reason.IO, hint=hint) from error
     finally:
         work.remove_if_empty()
 

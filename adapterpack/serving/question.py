@@ -14,6 +14,7 @@ _IMAGE_FIELDS = ("image", "file")
 _MOST_TOP = 1000
 _MOST_DIGITS = 9
 _BODY_SECONDS = 30
+_FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +42,38 @@ async def read_question(request: web.Request) -> Question:
         CorruptFileError: `limit-exceeded`, more bytes than accepted.
     """
     header = request.headers.get(FOLDED_HEADER, "")
-    fields = {"task": header, **request.query, **request.match_info}
+    texts: dict[str, str] = {}
     if request.content_type == "multipart/form-data":
         data, texts = await _read_form(request)
-        fields = {**texts, **{name: value for name, value in fields.items() if value}}
     else:
         data = await read_body(request)
     if not data:
         raise CallError("there is no image", Reason.BAD_CALL, hint="send it as the body, or as the form's field image")
-    task = fields.get("task", "")
-    if not task:
+    task = _task(header, *(given.get("task", "") for given in (request.match_info, request.query, texts)))
+    fields = {**texts, **request.query}
+    return Question(data, task, _top(fields.get("top", "5")), bool(header) or flag("folded", fields.get("folded", "")))
+
+
+def _task(*given: str) -> str:
+    """The one task of header, path, query and form."""
+    found = sorted({task for task in given if task})
+    if not found:
         raise CallError("there is no task", Reason.BAD_CALL, hint="POST to /v1/tasks/TASK/predict, or add ?task=TASK")
-    if header and header != task:
-        raise CallError(f"the task is {task!r} and {FOLDED_HEADER} {header!r}", Reason.BAD_CALL, hint="give one")
-    return Question(data, task, _top(fields.get("top", "5")), bool(header) or flag(fields.get("folded", "")))
+    if len(found) > 1:
+        text = f"there are two tasks, {found[0][:80]!r} and {found[1][:80]!r}"
+        raise CallError(text, Reason.BAD_CALL, hint="give one, in the path, the query, a form's field or the header")
+    return found[0]
 
 
-def flag(text: str) -> bool:
-    """Whether a query's value says yes."""
-    return text.lower() in ("1", "true", "yes")
+def flag(name: str, text: str) -> bool:
+    """Whether a query's value says yes.
+
+    Raises:
+        CallError: `bad-call`, it says neither yes nor no.
+    """
+    if text.lower() not in _FLAGS:
+        raise CallError(f"{name} is {text[:20]!r}", Reason.BAD_CALL, hint="expected true or false")
+    return _FLAGS[text.lower()]
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -76,7 +90,7 @@ async def read_body(request: web.Request) -> bytes:
         raise _too_large(request) from error
     except asyncio.TimeoutError as error:
         raise CallError("the body does not come", Reason.BAD_CALL, hint="send it faster") from error
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:  # the latter to nobody: the sender has gone
         raise CallError(f"no readable body: {error}", Reason.BAD_CALL, hint="send it whole") from error
 
 
@@ -88,7 +102,7 @@ async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
         raise _too_large(request) from error
     except asyncio.TimeoutError as error:
         raise CallError("the form does not come", Reason.BAD_CALL, hint="send it faster") from error
-    except (ValueError, LookupError, RuntimeError, web.RequestPayloadError) as error:
+    except (ValueError, LookupError, RuntimeError, ConnectionError, web.RequestPayloadError) as error:
         raise CallError(f"no readable form: {error}", Reason.BAD_CALL, hint="send multipart/form-data") from error
     data = b""
     texts = {name: value for name, value in form.items() if isinstance(value, str)}

@@ -26,7 +26,7 @@ from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.folded import predict_folded
 from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.runtime.pool.predict import Picture
-from adapterpack.serving.answers import Answer, Told
+from adapterpack.serving.answers import Answer, Told, model_id
 from adapterpack.serving.board import Report
 from adapterpack.serving.holder import Holder
 from adapterpack.serving.settings import FORMATS, Settings
@@ -126,16 +126,19 @@ class Replica:
             await self._holder.require(task)
             image = await asyncio.to_thread(decoded, data, FORMATS, self._settings.most_pixels)
             if folded:
-                await self._hold(task)
+                await self._hold(model_id(task))
             found: Answer | Told = await self._batched(Item(image, task, top, folded))
+            if isinstance(found, Told) and found.reason == Reason.UNKNOWN_TASK.value:
+                await self._holder.require(task)  # removed in between, and perhaps added again since
+                found = await self._batched(Item(image, task, top, folded))
         except AdapterPackError as error:
             return Told.of(error)
         return found
 
     @serve.multiplexed(max_num_models_per_replica=1)  # type: ignore[untyped-decorator]
-    async def _hold(self, task: str) -> str:
+    async def _hold(self, model: str) -> str:
         """Tell Ray which task this replica has folded; the batch itself folds it."""
-        return task
+        return model
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.005)
     async def _batched(self, items: list[Item]) -> list[Answer | Told]:

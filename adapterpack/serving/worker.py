@@ -73,7 +73,7 @@ class Worker:
         try:
             self._make()
         except AdapterPackError as error:
-            self._failure = [type(error).__name__, error.message, error.reason, error.where, error.hint]
+            self._failure = _told(error)
 
     def _make(self) -> None:
         orders = self._orders
@@ -91,9 +91,19 @@ class Worker:
         Args:
             batch: path, size and mtime.
         """
-        rows = batch.to_pylist()
-        if self._failure is not None:
-            return _table([{FAILURE: self._failure}])
+        if self._failure is None:
+            try:
+                return _table([{**row, NOTE: self._note} for row in self._rows(batch.to_pylist())])
+            except AdapterPackError as error:
+                self._failure = _told(error)
+        return _table([{FAILURE: self._failure}])
+
+    def _rows(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The answers for some files.
+
+        Raises:
+            AdapterPackError: a task's preprocessing does not fit the backbone, or memory runs out.
+        """
         opened = list(self._threads.map(self._opened, (row["path"] for row in rows)))
         out: list[dict[str, Any]] = [
             {**row, "error": found} for row, found in zip(rows, opened) if isinstance(found, str)
@@ -103,7 +113,7 @@ class Worker:
             for (row, _), one in zip(good, found):
                 labels, probabilities = list(one.labels), list(one.probabilities)
                 out.append({**row, "task": one.task, "labels": labels, "probabilities": probabilities})
-        return _table([{**row, NOTE: self._note} for row in out])
+        return out
 
     def _opened(self, path: str) -> Picture | str:
         """The image, or why it cannot be read."""
@@ -128,6 +138,10 @@ class Worker:
     def _settings(self, task: str) -> DataSettings:
         entries = open_bundle(self._orders.adapter).index.tasks
         return next(entry.data for entry in entries if entry.name == task) or self._data
+
+
+def _told(error: AdapterPackError) -> list[str]:
+    return [type(error).__name__, error.message, error.reason, error.where, error.hint]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -42,10 +42,14 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def own_errors() -> Iterator[None]:
-    """Standard error for Python alone: what a library's native code writes past it, for its developers, is dropped."""
+    """Standard error for Python alone: what a library's native code writes past it, for its developers, is dropped.
+
+    What a library prints goes to standard error as well: standard output is for the result.
+    """
     stream = sys.stderr
     if not isinstance(stream, io.TextIOWrapper) or stream is not sys.__stderr__:
-        yield
+        with contextlib.redirect_stdout(stream):
+            yield
         return
     stream.flush()
     with open(os.dup(2), "w", encoding=stream.encoding, errors=_HANDLER, buffering=1) as kept:  # noqa: PTH123
@@ -54,7 +58,8 @@ def own_errors() -> Iterator[None]:
         os.close(null)
         sys.stderr = kept
         try:
-            yield
+            with contextlib.redirect_stdout(kept):
+                yield
         finally:
             sys.stderr = stream
             kept.flush()

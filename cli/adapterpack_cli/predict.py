@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ import click
 from adapterpack.errors import printable
 from adapterpack_cli import _output, _streams
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE, PLACE
 
 
 @click.command()
 @click.argument("folder", metavar="FOLDER_OF_IMAGES", type=click.Path(path_type=Path))
-@click.option("--adapter", required=True, metavar="FILE", help="An .apk file.")
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@click.option("--adapter", type=PLACE, required=True, metavar="FILE", help="An .apk file.")
+@BACKBONE
 @click.option("-o", "out", required=True, type=click.Path(path_type=Path), help="The Parquet file to write.")
 @click.option("--task", "tasks", multiple=True, help="Which task; may be repeated; all of FILE without.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to give.")
@@ -40,7 +43,7 @@ def predict(any_backbone: bool, as_json: bool, **options: Any) -> None:
     module = late("adapterpack.serving.predict", "serve")
     question = module.Question(check_fingerprint=not any_backbone, **options)
     with _streams.own_errors():
-        found = module.predict(question, partial(_output.progress, "predicting"))
+        found = module.predict(question, _progress)
     _output.notes(found["notes"])
     for path in found["corrupt"]:
         click.echo(f"warning: left out {printable(path)}, which cannot be read", err=True)
@@ -50,3 +53,9 @@ def predict(any_backbone: bool, as_json: bool, **options: Any) -> None:
     images, tasks = _output.counted(found["images"], "image"), _output.counted(len(found["tasks"]), "task")
     before = f", {found['resumed']:,} of them done before" if found["resumed"] else ""
     _output.console().print(f"{images}{before}, {tasks} in {found['seconds']:.1f} s: {_output.plain(found['out'])}")
+
+
+def _progress(images: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar; from now on SIGTERM, for which Ray has put in its own handler meanwhile, interrupts as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return _output.progress("predicting", images)

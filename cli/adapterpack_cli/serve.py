@@ -12,13 +12,14 @@ import click
 from adapterpack.errors import printable
 from adapterpack_cli import _output, _streams
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE, PLACE
 
 _TOKEN = "ADAPTERPACK_TOKEN"
 
 
 @click.command()
-@click.argument("source", metavar="FOLDER_OR_URL")
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@click.argument("source", metavar="FOLDER_OR_URL", type=PLACE)
+@BACKBONE
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for all of the network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--address", default="", help="Of a Ray cluster (auto: the one here); without, Ray is started here.")

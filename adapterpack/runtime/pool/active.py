@@ -78,7 +78,7 @@ class Front:
     def __init__(self, model: nn.Module, how: Fold, head_classes: int | None) -> None:
         self.model = unwrap(model)
         self.chosen: Chosen | None = None
-        self._compiled = self.model is not model
+        self._given = model
         self._how, self._head_classes = how, head_classes
         self._regions = Regions()
         self._heads: dict[tuple[int, bool], nn.Linear] = {}
@@ -104,8 +104,7 @@ class Front:
         """
         adapter = task.read()
         steps = plan(adapter, self.model, self._how)
-        if self._compiled:
-            refuse_hooks(steps)
+        refuse_hooks(self._given, steps)
         if adapter.head is not None and self._head_classes is not None and adapter.head.classes > self._head_classes:
             text = f"{name} has {adapter.head.classes} classes, the pool's head {self._head_classes}"
             raise CallError(text, Reason.BAD_CALL, hint="make the pool with a larger head_classes")

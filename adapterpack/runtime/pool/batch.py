@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +30,25 @@ def require_batch(model: nn.Module, images: torch.Tensor, tasks: Sequence[str]) 
         raise CallError(
             f"the images are {found}", Reason.BAD_CALL, hint="expected a float tensor [n, 3, height, width]"
         )
-    if isinstance(tasks, str) or not all(isinstance(name, str) for name in tasks):
-        raise CallError("tasks is no list of names", Reason.BAD_CALL, hint='give one an image: tasks=["cifar", …]')
-    names = list(tasks)
-    if len(names) != len(images):
-        text = f"{len(images)} images and {len(names)} tasks"
-        raise CallError(text, Reason.BAD_CALL, hint="give one task an image")
+    names = require_names(len(images), tasks)
     if names:
         require_size(model, images[0])
     return names
+
+
+def require_names(count: int, tasks: Sequence[str]) -> list[str]:
+    """The tasks of so many images.
+
+    Raises:
+        CallError: `bad-call`.
+    """
+    names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, str) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise CallError("tasks is no list of names", Reason.BAD_CALL, hint='give one an image: tasks=["cifar", …]')
+    if len(names) != count:
+        text = f"{count} images and {len(names)} tasks"
+        raise CallError(text, Reason.BAD_CALL, hint="give one task an image")
+    return [str(name) for name in names]
 
 
 def order_of(names: Sequence[str], ready: Mapping[str, Ready]) -> list[int]:

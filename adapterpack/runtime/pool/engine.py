@@ -14,6 +14,7 @@ from torch import nn
 
 from adapterpack.adapter import Adapter
 from adapterpack.runtime.backbone import require_vit, unwrap
+from adapterpack.runtime.devices import require_device
 from adapterpack.runtime.fingerprint import fingerprint
 from adapterpack.runtime.load import features_of, memory_errors, require_backbone
 from adapterpack.runtime.plan import Fold, check_head, plan
@@ -56,7 +57,7 @@ class Engine:
         self.front = Front(model, fold, head_classes)
         self.front.require_free()
         if device is not None:
-            self.model.to(device)
+            self.model.to(require_device(device))
         self.twin = Twin(self.model)
         self.cache = Cache(budget, alive)
         self.lock = ModelLock()
@@ -101,7 +102,8 @@ class Engine:
 
     def choose(self, name: str, task: Packed) -> Chosen:
         """A task ready to go into the model, see `Front.choose`."""
-        return self.cache.get(task, Chosen, lambda found: self.front.choose(name, found))
+        with torch.inference_mode(False), torch.no_grad():
+            return self.cache.get(task, Chosen, lambda found: self.front.choose(name, found))
 
     def answer(self, images: torch.Tensor, names: Sequence[str], ready: Mapping[str, Ready]) -> list[torch.Tensor]:
         """Logits of a mixed batch, a vector a row.

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from adapterpack.adapter import DataSettings
-from adapterpack.runtime.images import normalised, read_pixels, require_input
+from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.images import normalised, read_pixels, require_classes, require_input
 from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.pool import AdapterPool
 from adapterpack.runtime.pool.predict import Picture
@@ -28,12 +29,14 @@ def predict_folded(
 
     Raises:
         CallError: `unknown-task`, `out-of-memory`.
-        UnsupportedAdapterError: `site-shape`, the task wants images of another size than the model takes.
+        UnsupportedAdapterError: `site-shape`, the task wants images of another size than the model takes;
+            `missing-site`, neither it nor the backbone has a head.
     """
     require_input(pool.model, settings)
     batch = torch.from_numpy(np.stack([read_pixels(image, settings) for image in images]))
     pool.activate(task)
     with pool.using(task) as model, torch.inference_mode():
+        require_classes(unwrap(model), task)
         like = next(model.parameters())
         logits = model(normalised(batch.to(like.device), settings).to(like.dtype))
         labels = pool.info(task).labels  # while nobody can replace the task

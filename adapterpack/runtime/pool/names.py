@@ -25,8 +25,8 @@ def new_names(found: Sequence[Packed], name: str | None) -> dict[str, Packed]:
     if len(found) != 1:
         text = f"one name, {name!r}, for a file of {len(found)} tasks"
         raise CallError(text, Reason.BAD_CALL, hint="leave the name out: each keeps its own")
-    if not fits_task(name):
-        raise CallError(f"a task cannot be called {name[:80]!r}", Reason.BAD_CALL, hint=TASK_NAMES)
+    if not isinstance(name, str) or not fits_task(name):
+        raise CallError(f"a task cannot be called {str(name)[:80]!r}", Reason.BAD_CALL, hint=TASK_NAMES)
     return {name: found[0]}
 
 

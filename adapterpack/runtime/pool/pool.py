@@ -16,13 +16,14 @@ from torch import nn
 
 from adapterpack._files import SourceLike
 from adapterpack.errors import CallError, Reason
+from adapterpack.runtime.images import require_classes
 from adapterpack.runtime.load import MissingFingerprintWarning
 from adapterpack.runtime.plan import FOLDS, Fold
-from adapterpack.runtime.pool.batch import require_batch
+from adapterpack.runtime.pool.batch import require_batch, require_names
 from adapterpack.runtime.pool.engine import Engine
 from adapterpack.runtime.pool.facts import PoolStats, Prediction, TaskInfo
 from adapterpack.runtime.pool.names import info_of, new_names, stats_of, unknown
-from adapterpack.runtime.pool.predict import Picture, inputs_of, predictions
+from adapterpack.runtime.pool.predict import Picture, inputs_of, predictions, require_pictures
 from adapterpack.runtime.pool.store import Packed, packed_tasks
 
 
@@ -211,16 +212,15 @@ class AdapterPool:
             MissingFileError, CorruptFileError: an image that cannot be read.
             CallError, UnsupportedAdapterError: as for a call.
         """
-        if isinstance(tasks, str) or len(images) != len(tasks):
-            text = f"{len(images)} images and {len(tasks)} tasks"
-            raise CallError(text, Reason.BAD_CALL, hint="give one task an image")
-        if top < 1:
-            raise CallError(f"top is {top}", Reason.BAD_CALL, hint="ask for at least 1 class")
-        names = list(tasks)
+        pictures = require_pictures(images, top)
+        names = require_names(len(pictures), tasks)
         ready = self._engine.ready(self._all_packed(names))
         wanted = [ready[name] for name in names]
+        for name, task in ready.items():
+            if not task.head:
+                require_classes(self._engine.twin.model, name)
         logits: list[Any] = [None] * len(names)
-        for rows, batch in inputs_of(self._engine.model, images, wanted):
+        for rows, batch in inputs_of(self._engine.model, pictures, wanted):
             for row, values in zip(rows, self._engine.answer(batch, [names[row] for row in rows], ready)):
                 logits[row] = values
         return predictions(names, wanted, logits, top)
@@ -271,7 +271,7 @@ class AdapterPool:
         """
         with self._table:
             for name in names:
-                if name not in self._tasks:
+                if not isinstance(name, str) or name not in self._tasks:
                     raise unknown(name, list(self._tasks))
             return {name: self._tasks[name] for name in names}
 

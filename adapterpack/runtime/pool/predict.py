@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
+from typing import TypeAlias, get_args
 
 import torch
 from torch import nn
 
+from adapterpack.errors import CallError, Reason
 from adapterpack.runtime import images
 from adapterpack.runtime.backbone import settings_of
 from adapterpack.runtime.images import normalised, read_pixels, require_input
@@ -15,6 +17,25 @@ from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.ready import Ready
 
 Picture: TypeAlias = images.Picture
+_KINDS = get_args(images.Picture)
+
+
+def require_pictures(pictures: Sequence[Picture], top: int) -> list[Picture]:
+    """What `AdapterPool.predict` is asked, of the right types.
+
+    Raises:
+        CallError: `bad-call`.
+    """
+    hint = "give a list of PIL.Image.Image or paths"
+    if isinstance(pictures, _KINDS) or not isinstance(pictures, Iterable):
+        raise CallError(f"images is a {type(pictures).__name__}", Reason.BAD_CALL, hint=hint)
+    found = list(pictures)
+    for picture in found:
+        if not isinstance(picture, _KINDS):
+            raise CallError(f"an image is a {type(picture).__name__}", Reason.BAD_CALL, hint=hint)
+    if not isinstance(top, Integral) or top < 1:
+        raise CallError(f"top is {top!r}", Reason.BAD_CALL, hint="ask for at least 1 class")
+    return found
 
 
 def inputs_of(
@@ -46,7 +67,7 @@ def predictions(
 
 
 def _best(name: str, task: Ready, logits: torch.Tensor, top: int) -> Prediction:
-    best = logits.float().softmax(dim=0).cpu().topk(min(top, len(logits)))
+    best = logits.float().softmax(dim=0).cpu().topk(min(int(top), len(logits)))
     indices = tuple(best.indices.tolist())
     labels = tuple(str(i) if task.labels is None else task.labels[i] for i in indices)
     return Prediction(name, labels, tuple(best.values.tolist()), indices)
