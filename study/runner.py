@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def finished(path: Path) -> dict[str, Row]:
-    """The runs in a file by key; a last line that was cut off is left out."""
+    """The runs in a file by key; a line that was cut off is left out."""
     rows = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -117,7 +117,9 @@ def _do(pool: ProcessPoolExecutor, runs: list[Run], where: tuple[str, str], out:
     known = finished(out)
     missing = [run for run in runs if run.key not in known]
     waiting = [pool.submit(one, run, *where) for run in missing]
+    cut = out.exists() and out.read_bytes()[-1:] not in (b"", b"\n")  # no row may join a line that was cut off
     with out.open("a") as file:
+        file.write("\n" if cut else "")
         for count, done in enumerate(as_completed(waiting), 1):
             row = done.result()
             file.write(json.dumps(row) + "\n")

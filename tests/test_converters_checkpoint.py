@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 from adapterpack.adapter import Adapter
 from adapterpack.converters._base import Hints
-from adapterpack.converters.checkpoint import Checkpoint, load_run, save_run
-from adapterpack.errors import AdapterPackError, MissingFileError
+from adapterpack.converters.checkpoint import Checkpoint, float_array, load_run, save_run
+from adapterpack.errors import AdapterPackError, CallError, MissingFileError
 from tests._converter_samples import backbone, normal, petl_adapter, rich_adapter
 from tests.test_converters_state_dict import LORA, consolidator_state, petl_state, spt_state
 
@@ -50,6 +51,23 @@ def test_the_own_form_keeps_everything(adapter: Adapter, tmp_path: Path) -> None
     plain = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert plain["adapterpack"] == "run/1" and sorted(plain) == ["adapterpack", "task", "tensors"]
     assert json.loads(json.dumps(plain["task"])) == plain["task"]
+
+
+def test_a_single_number_is_no_row_of_one() -> None:
+    found = float_array(pytest.importorskip("torch").tensor(1.5), "x")
+    assert found.shape == () and found == 1.5
+
+
+def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_run(petl_adapter(), tmp_path / "run.ckpt", force=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for call in (
+        lambda: save_run(petl_adapter(), tmp_path / "new.ckpt", force=False),
+        lambda: load_run(tmp_path / "run.ckpt"),
+    ):
+        with pytest.raises(CallError, match=r"(writing|reading) a checkpoint needs torch; pip install"):
+            call()
+    assert not (tmp_path / "new.ckpt").exists()
 
 
 def test_training_state_travels_along(tmp_path: Path) -> None:

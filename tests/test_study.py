@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from study import runner
 from study.plan import BUDGETS, CASES, VARIATIONS, final, tuning
 from study.report import write_report
 from study.runner import asking_why, finished, two_best
@@ -64,6 +67,17 @@ def test_a_line_that_was_cut_off_is_not_finished(tmp_path: Path) -> None:
     path = tmp_path / "study.jsonl"
     path.write_text(json.dumps({"key": "a"}) + "\n" + json.dumps({"key": "b"})[:-3])
     assert set(finished(path)) == {"a"}
+
+
+def test_a_study_goes_on_after_a_line_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.jsonl"
+    runs = tuning(BUDGETS["small"], "digits", CASES[0])[:2]
+    rows = [{"key": run.key, **asdict(run), "validation": 0.5, "seconds": 1.0} for run in runs]
+    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1])[:-3])
+    monkeypatch.setattr(runner, "one", lambda run, *_: rows[runs.index(run)])
+    with ThreadPoolExecutor(1) as pool:
+        runner._do(pool, runs, ("", ""), path)  # type: ignore[arg-type]
+    assert finished(path) == {row["key"]: row for row in rows}
 
 
 def test_every_case_is_tuned_as_often() -> None:

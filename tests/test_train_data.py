@@ -117,6 +117,8 @@ def test_encoded_npz(tmp_path: Path) -> None:
         ({"labels": np.ones(36)}, "labels is float64"),
         ({"images": np.zeros((36, 4), np.uint8)}, "images is uint8"),
         ({"images": np.zeros((36, 8, 8, 3), np.float32)}, "images is float32"),
+        ({"images": np.zeros((36, 0, 8), np.uint8)}, r"images is uint8 \[36, 0, 8\]"),
+        ({"labels": np.zeros((36, 1), int)}, "expected one row of integers"),
         ({"split": np.full(36, 3)}, "split"),
         ({"classes": np.array(["a", "b"])}, "labels go to 2"),
         ({"labels": np.full(36, -1)}, "negative"),
@@ -126,6 +128,14 @@ def test_encoded_npz(tmp_path: Path) -> None:
 def test_bad_npz(tmp_path: Path, change: dict[str, np.ndarray], text: str) -> None:
     np.savez(tmp_path / "toy.npz", **{**arrays(), **change})
     with pytest.raises(CorruptFileError, match=text):
+        read_task(tmp_path / "toy.npz", SETTINGS)
+
+
+def test_class_names_in_bytes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "toy.npz", **arrays(), classes=np.array([b"cat", "k\u00e4se".encode(), b"cow"]))
+    assert read_task(tmp_path / "toy.npz", SETTINGS).classes == ("cat", "käse", "cow")
+    np.savez(tmp_path / "toy.npz", **arrays(), classes=np.array([b"cat", b"\xff", b"cow"]))
+    with pytest.raises(CorruptFileError, match="is not in UTF-8"):
         read_task(tmp_path / "toy.npz", SETTINGS)
 
 
@@ -162,6 +172,15 @@ def test_corrupt_image_is_named_and_skipped_only_when_asked(tmp_path: Path) -> N
     task = read_task(tmp_path / "toy", SETTINGS, skip_corrupt=True)
     assert len(task.splits["train"]) == 35 and len(task.notes) == 1 and "3.png" in task.notes[0]
     assert np.bincount(task.splits["train"].labels).tolist() == [12, 11, 12]
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    root = folder(tmp_path / "toy", train=3, val=0, test=0)
+    (root / "train" / "class 0" / "9.png").symlink_to("nowhere.png")
+    with pytest.raises(MissingFileError, match=r"there is no image .*9\.png"):
+        read_task(root, SETTINGS)
+    task = read_task(root, SETTINGS, skip_corrupt=True)
+    assert len(task.splits["train"]) == 9 and "9.png" in task.notes[0]
 
 
 def test_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
@@ -202,6 +221,23 @@ def test_validation_is_put_aside_from_train_by_class(tmp_path: Path) -> None:
     assert not np.array_equal(pixels(with_validation(task, 0.2, 1)[1]), pixels(validation))
 
 
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_every_class_keeps_an_image_to_train_on(count: int, tmp_path: Path) -> None:
+    task = read_task(folder(tmp_path / "toy", train=count, val=0), SETTINGS)
+    train, validation, _ = with_validation(task, 0.99, 0)
+    assert np.bincount(train.labels).tolist() == [1] * 3 and len(validation) == 3 * (count - 1)
+
+
+def test_a_digest_tells_pixels_and_labels_apart_and_not_names(tmp_path: Path) -> None:
+    first = folder(tmp_path / "toy")
+    digest = read_task(first, SETTINGS).digest
+    (first / "train" / "class 1" / "3.png").rename(first / "train" / "class 1" / "3a.png")
+    assert read_task(first.rename(tmp_path / "moved"), SETTINGS).digest == digest
+    moved = tmp_path / "moved"
+    Image.fromarray(picture(0, 77)).save(moved / "val" / "class 0" / "1.png")
+    assert read_task(moved, SETTINGS).digest != digest
+
+
 def test_validation_folder_is_used_where_there_is_one(tmp_path: Path) -> None:
     fitting, validation, text = with_validation(read_task(folder(tmp_path / "toy"), SETTINGS), 0.2, 0)
     assert (len(fitting), len(validation), text) == (36, 12, "12 images of val/")
@@ -218,9 +254,9 @@ def test_images_that_do_not_fit_into_memory_are_decoded_again(tmp_path: Path) ->
     files = sorted(task.rglob("*.png"))
     files[3].write_bytes(b"nothing")
     sources = [Source(str(file), file) for file in files]
-    here, order, bad = load_pictures(sources, SETTINGS, skip_corrupt=True)
-    there, same_order, _ = load_pictures(sources, SETTINGS, skip_corrupt=True, cache_bytes=100)
-    assert isinstance(there, OnDisk) and (order == same_order).all() and len(bad) == 1
+    here, order, bad, digest = load_pictures(sources, SETTINGS, skip_corrupt=True)
+    there, same_order, _, same_digest = load_pictures(sources, SETTINGS, skip_corrupt=True, cache_bytes=100)
+    assert isinstance(there, OnDisk) and (order == same_order).all() and len(bad) == 1 and digest == same_digest
     wanted = [np.array([5, 0]), np.array([1]), np.array([7, 8, 9]), np.array([2])]
     for one, other in zip(here.batches(wanted), there.batches(wanted)):
         assert (one == other).all()

@@ -21,11 +21,16 @@ from adapterpack.train.schedule import rate
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("bits", 3), ("head_bits", 0), ("dim", 0), ("scale", -1.0), ("scale", math.nan), ("epochs", 0), ("lr", 0.0),
-     ("batch_size", 0), ("groups", (0,)), ("budget", 0.0), ("val_share", 1.0), ("precision", "fp8"), ("colour", 1)],
+     ("batch_size", 0), ("groups", (0,)), ("budget", 0.0), ("val_share", 1.0), ("precision", "fp8"), ("colour", 1),
+     ("dim", 1 << 30), ("seed", -1), ("seed", 1 << 32), ("lr", 1e38), ("weight_decay", 1e38)],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(setting: str, value: Any) -> None:
     with pytest.raises(CallError, match=setting.replace("_", "-")):
         recipe_for("lora", {setting: value})
+
+
+def test_only_methods_with_a_scale_search_for_one() -> None:
+    assert {name for name in RECIPES if recipe_for(name, {"scale": None}).scale is None} == {"lora", "adaptformer"}
 
 
 def test_unknown_method() -> None:
@@ -90,6 +95,14 @@ def test_which_epochs_are_scored() -> None:
     assert len(hundred) == 20 and hundred[-1] == 99
 
 
+def test_a_papers_input_values_are_of_three_channels() -> None:
+    own = DataSettings(input_size=(1, 28, 28), mean=(0.5,), std=(0.5,))
+    assert input_settings("spt-lora", own, "grey.safetensors", "auto") == own
+    for method in ("lora", "consolidator"):
+        with pytest.raises(CallError, match="takes 1; use --input backbone"):
+            input_settings(method, own, "grey.safetensors", "recipe")
+
+
 def test_input_values() -> None:
     own = DataSettings(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9, crop_mode="center")
     assert input_settings("lora", own, "vit_tiny", "auto") == DataSettings(input_size=(3, 32, 32))
@@ -99,10 +112,13 @@ def test_input_values() -> None:
     assert input_settings("lora", own, "small.safetensors", "recipe").mean == (0.0, 0.0, 0.0)
 
 
-def test_hardware() -> None:
+def test_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("cpu", "float32") == Hardware(torch.device("cpu"), False)
     assert choose("cpu", "bf16").bf16
     if not torch.cuda.is_available():
+        with pytest.raises(CallError, match="no CUDA"):
+            choose("cuda", "auto")
+        monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(CallError, match="no CUDA"):
             choose("cuda", "auto")
 

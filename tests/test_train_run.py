@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,12 +21,13 @@ import torch
 import adapterpack
 from adapterpack.converters.checkpoint import load_run, read_spt_mask
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, UnsupportedAdapterError
-from adapterpack.train import loop
+from adapterpack.train import loop, select
 from adapterpack.train.evaluate import Question, evaluate
 from adapterpack.train.loop import Progress
+from adapterpack.train.measure import Score
 from adapterpack.train.measure_mask import MaskRequest, write_mask
 from adapterpack.train.recipe import Recipe, recipe_for
-from adapterpack.train.resume import load_state, part_of
+from adapterpack.train.resume import part_of, read_journal
 from adapterpack.train.run import Request, Result, train
 from adapterpack_cli.main import main
 from tests._images import SIDE, arrays, backbone, folder
@@ -95,6 +98,9 @@ def test_full_fine_tuning_writes_a_state_dict(work: Path, tmp_path: Path) -> Non
     result, _ = run(work, tmp_path / "full.pth", quick("full", epochs=1))
     state = torch.load(tmp_path / "full.pth", weights_only=True)
     assert result.adapter is None and state["head.weight"].shape == (3, 24) and "blocks.1.mlp.fc2.bias" in state
+    assert "no input values (mean 0.5,0.5,0.5, std 0.5,0.5,0.5), see docs/finetunes.md" in result.notes[-1]
+    with pytest.raises(CorruptFileError, match="pack it first, or give an adapter's run"):
+        evaluate(Question(tmp_path / "full.pth", work / "toy", str(work / "tiny.safetensors"), device="cpu"))
 
 
 def test_the_same_seed_gives_the_same_bits(work: Path, tmp_path: Path) -> None:
@@ -117,13 +123,13 @@ class Stop(Exception):
     """Somebody pressed Ctrl-C."""
 
 
-def stopped(work: Path, out: Path, recipe: Recipe, epoch: int) -> None:
+def stopped(work: Path, out: Path, recipe: Recipe, epoch: int, **changes: Any) -> None:
     def report(progress: Progress) -> None:
         if progress.epoch == epoch and progress.step == 2:
             raise Stop
 
     with pytest.raises(Stop):
-        train(request(work, out), recipe, report)
+        train(request(work, out, **changes), recipe, report)
 
 
 @pytest.mark.parametrize("method", ["lora", "spt-lora", "linear"])
@@ -147,11 +153,42 @@ def test_going_on_with_other_settings_is_refused(work: Path, tmp_path: Path) -> 
     assert told[0].epoch == 1 and fresh.state.epoch == 3
 
 
-def test_a_damaged_unfinished_run_is_refused(work: Path, tmp_path: Path) -> None:
+def test_going_on_with_other_images_is_refused(work: Path, tmp_path: Path) -> None:
+    data = folder(tmp_path / "toy")
+    stopped(work, tmp_path / "run.ckpt", quick(), 2, data=data)
+    image = data / "train" / "class 0" / "3.png"
+    before = image.read_bytes()
+    image.write_bytes((data / "train" / "class 0" / "4.png").read_bytes())
+    with pytest.raises(CallError, match="begun with data"):
+        run(work, tmp_path / "run.ckpt", data=data, resume=True)
+    image.write_bytes(before)
+    _, told = run(work, tmp_path / "run.ckpt", data=data.rename(tmp_path / "moved"), resume=True)
+    assert told[0].epoch == 2
+
+
+def test_going_on_with_another_mask_is_refused(work: Path, tmp_path: Path) -> None:
+    recipe = quick("spt-lora", budget=0.002)
+    for seed in (0, 1):
+        common = (work / "toy", str(work / "tiny.safetensors"), 0.002, tmp_path / f"{seed}.pth")
+        write_mask(MaskRequest(*common, dim=4, seed=seed, device="cpu"), lambda: None)
+    stopped(work, tmp_path / "run.ckpt", recipe, 2, mask=tmp_path / "0.pth")
+    with pytest.raises(CallError, match="begun with mask"):
+        run(work, tmp_path / "run.ckpt", recipe, mask=tmp_path / "1.pth", resume=True)
+    _, told = run(work, tmp_path / "run.ckpt", recipe, mask=tmp_path / "0.pth", resume=True)
+    assert told[0].epoch == 2
+
+
+@pytest.mark.parametrize("without", [("key", "stage"), ("tried",), ("best_score",)])
+def test_a_damaged_unfinished_run_is_refused(without: tuple[str, ...], work: Path, tmp_path: Path) -> None:
+    stopped(work, tmp_path / "run.ckpt", quick(), 2)
+    content = torch.load(part_of(tmp_path / "run.ckpt"), weights_only=True)
+    torch.save({name: value for name, value in content.items() if name not in without}, part_of(tmp_path / "run.ckpt"))
+    with pytest.raises(CorruptFileError, match="is no unfinished run; remove it"):
+        run(work, tmp_path / "run.ckpt", resume=True)
     part_of(tmp_path / "run.ckpt").write_bytes(b"half of a file")
     with pytest.raises(CorruptFileError):
         run(work, tmp_path / "run.ckpt", resume=True)
-    assert load_state(tmp_path / "other.ckpt", {}) is None
+    assert read_journal(tmp_path / "other.ckpt", {}).state is None
 
 
 def test_killed_and_resumed_from_the_command_line(work: Path, tmp_path: Path) -> None:
@@ -203,9 +240,73 @@ def test_a_resumed_run_does_not_search_again(work: Path, tmp_path: Path) -> None
     assert {progress.stage for progress in told} == {"train"} and min(p.epoch for p in told) == 2
 
 
-def test_a_loss_that_is_no_number_stops_the_run(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_a_stopped_search_goes_on_where_it_was(scale: float, work: Path, tmp_path: Path) -> None:
+    def report(progress: Progress) -> None:
+        if progress.stage == f"scale {scale:g}" and progress.epoch == 2:
+            raise Stop
+
+    recipe = quick(scale=None)
+    with pytest.raises(Stop):
+        train(request(work, tmp_path / "cut.ckpt"), recipe, report)
+    with pytest.raises(CallError, match=r"begun with scale None, now it is 1\.0"):
+        run(work, tmp_path / "cut.ckpt", quick(scale=1.0), resume=True)
+    _, told = run(work, tmp_path / "cut.ckpt", recipe, resume=True)
+    assert (told[0].stage, told[0].epoch) == (f"scale {scale:g}", 2)
+    run(work, tmp_path / "whole.ckpt", recipe)
+    assert (tmp_path / "cut.ckpt").read_bytes() == (tmp_path / "whole.ckpt").read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CallError, match=r"the loss is (nan|inf) in epoch \d, step \d; lower --lr"):
-        run(work, tmp_path / "run.ckpt", quick(scale=3e38, bits=32, lr=1.0))
+        run(work, tmp_path / "run.ckpt", quick(scale=3e38, bits=32, lr=1.0, batch_size=4))
+    monkeypatch.setattr(loop, "score", lambda *_: Score(0.5, math.nan, 12))  # a last step of an epoch can do that
+    with pytest.raises(CallError, match="the loss on the validation images is nan after epoch 1; lower --lr"):
+        run(work, tmp_path / "run.ckpt")
+
+
+def test_a_scale_whose_loss_is_no_number_is_not_chosen(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick(scale=None, bits=32, lr=1.0)
+    monkeypatch.setattr(select, "SCALES", (3e38, 1.0))
+    assert run(work, tmp_path / "run.ckpt", recipe)[0].recipe.scale == 1.0
+    monkeypatch.setattr(select, "SCALES", (3e38,))
+    with pytest.raises(CallError, match="with any scale; lower --lr"):
+        run(work, tmp_path / "other.ckpt", recipe)
+
+
+def test_processes_share_every_batch(work: Path, tmp_path: Path) -> None:
+    """Of 36 images in batches of 7, in 4 parts each: the last batch is one image, so one process has none."""
+    pytest.importorskip("accelerate")
+    recipe = replace(quick("spt-lora", budget=0.002, batch_size=7, accumulate=4), dropout=0.0, branch_drop=0.0)
+    expected, _ = run(work, tmp_path / "alone.ckpt", recipe)
+    asked = request(work, tmp_path / "shared.ckpt")
+    code = (f"import adapterpack\nfrom pathlib import {type(work).__name__}\n"
+            "from adapterpack.train.run import Request, train\nfrom adapterpack.train.recipe import Recipe\n"
+            f"train({asked}, {recipe}, lambda told: None)")  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    both = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env={**where, **rank}) for rank in ranks]
+    try:
+        assert [process.wait(timeout=120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    found = load_run(tmp_path / "shared.ckpt")[0]
+    assert expected.adapter is not None and len(found.branches) == len(expected.adapter.branches)
+    for one, other in zip(found.branches, expected.adapter.branches):
+        for role, tensor in one.tensors.items():
+            np.testing.assert_allclose(tensor.dense(), other.tensors[role].dense(), atol=2e-4)
 
 
 def test_a_full_disk_is_one_error(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +380,18 @@ def test_command_line_errors(
     assert text in capsys.readouterr().err
 
 
+def test_the_command_line_says_what_becomes_of_an_unfinished_run(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", work / "toy", "--backbone", work / "tiny.safetensors", "--method", "lora", "--epochs", "3",
+             "--device", "cpu", "-o", tmp_path / "r.ckpt"]  # fmt: skip
+    assert cli(*words, "--resume") == 0
+    assert "note: there is no r.ckpt.part to go on from: the run begins anew" in capsys.readouterr().err
+    stopped(work, tmp_path / "r.ckpt", quick(), 2, force=True)
+    assert cli(*words, "--force") == 0
+    assert "note: r.ckpt.part, an unfinished run, will be replaced; --resume would go on" in capsys.readouterr().err
+
+
 def test_an_existing_file_is_refused_before_any_work(work: Path, tmp_path: Path) -> None:
     (tmp_path / "run.ckpt").write_bytes(b"precious")
     with pytest.raises(CallError, match="exists already"):
@@ -286,11 +399,34 @@ def test_an_existing_file_is_refused_before_any_work(work: Path, tmp_path: Path)
     assert (tmp_path / "run.ckpt").read_bytes() == b"precious"
 
 
+def test_what_is_read_is_never_written(work: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "toy.npz", **arrays())
+    model = backbone(tmp_path)
+    asked = request(work, model, data=tmp_path / "toy.npz", backbone=str(model), force=True)
+    for out in (asked.data, model, model.with_suffix(".json")):
+        before = out.read_bytes()
+        with pytest.raises(CallError, match="is read, so it cannot be written; give the output another name"):
+            train(replace(asked, out=out), quick(), lambda _: None)
+        with pytest.raises(CallError, match="is read, so it cannot be written"):
+            write_mask(MaskRequest(asked.data, asked.backbone, 0.002, out, force=True, device="cpu"), lambda: None)
+        assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["a/b", ".hidden", "x\ny"])
 def test_a_name_that_no_task_may_have_is_refused_before_any_work(work: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(CallError, match="cannot be called") as caught:
         train(request(work, tmp_path / "run.ckpt", task=name), quick(), lambda _: pytest.fail("it trains"))
     assert "--task" in caught.value.hint and not list(tmp_path.iterdir())
+
+
+def test_a_class_name_that_no_file_can_hold_is_refused_before_training(work: Path, tmp_path: Path) -> None:
+    data = folder(tmp_path / "toy")
+    for split in ("train", "val", "test"):
+        (data / split / "class 1").rename(data / split / "two\nlines")
+    told: list[Progress] = []
+    with pytest.raises(CallError, match=r"'two\\nlines'; a class name is one line of text"):
+        train(request(work, tmp_path / "run.ckpt", data=data), quick(), told.append)
+    assert not told
 
 
 def test_a_data_set_whose_name_no_task_may_have_needs_another(work: Path, tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def test_a_mask_of_ours_reads_as_a_published_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "adapter"])
-@pytest.mark.parametrize("bits", [1, 32])
-def test_a_mask_of_ours_trains_and_folded_equals_attached(kind: str, bits: int) -> None:
-    model = vit()
+@pytest.mark.parametrize(("bits", "pool"), [(1, "token"), (32, "token"), (1, "avg")])
+def test_a_mask_of_ours_trains_and_folded_equals_attached(kind: str, bits: int, pool: str) -> None:
+    model = vit(global_pool=pool, class_token=pool == "token")
     recipe = recipe_for(f"spt-{kind}", {**PLAIN, "budget": 0.012, "bits": bits})
     mask = make_mask(model, measured(model), recipe, kind)
     assert mask.structured and mask.vectors and len(mask.indexes)

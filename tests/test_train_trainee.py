@@ -282,6 +282,10 @@ def test_weight_decay_spares_vectors_where_the_paper_does() -> None:
     assert [group["weight_decay"] for group in groups] == [1e-2, 0.0]
     assert all(p.ndim > 1 for p in groups[0]["params"])
     assert len(trainee("lora", vit()).groups()) == 1
+    for method, spared in (("spt-lora", {"cls_token"}), ("full", {"cls_token", "pos_embed"})):
+        model = vit()
+        plain = {id(p) for p in trainee(method, model).groups()[1]["params"]}
+        assert {name for name, p in model.named_parameters() if p.ndim > 1 and id(p) in plain} == spared
 
 
 def test_full_fine_tuning_leaves_the_model_as_it_was() -> None:

@@ -118,8 +118,7 @@ def save_run(adapter: Adapter, out: Path, *, training: Mapping[str, Any] | None 
         training: optimizer state and the like, for resuming; `Checkpoint.read` passes over it.
         force: whether an existing file is replaced.
     """
-    import torch
-
+    torch = _torch("writing")
     description, arrays = flatten(adapter)
     tensors = {name: _tensor(array) for name, array in arrays.items()}
     content = {"adapterpack": FORM, "task": description, "tensors": tensors}
@@ -136,7 +135,7 @@ def load_run(source: Path) -> tuple[Adapter, Mapping[str, Any] | None]:
     """
     content = load_file(source)
     if not isinstance(content, Mapping) or "adapterpack" not in content:
-        raise _bad("the file is no checkpoint of this package", "give a run.ckpt that `adapterpack train` wrote")
+        raise _bad("the file is no checkpoint of this package", "pack it first, or give an adapter's run.ckpt")
     return _own(content), content.get("training")
 
 
@@ -172,11 +171,7 @@ def load_file(source: Path, allowed: list[Any] | None = None) -> Any:
     import argparse
 
     data = read_bytes(source)
-    try:
-        import torch
-    except ImportError as error:
-        hint = "pip install 'adapterpack[torch]'"
-        raise CallError("reading a checkpoint needs torch", Reason.MISSING_EXTRA, hint=hint) from error
+    torch = _torch("reading")
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_SAFE:
         message = f"torch {torch.__version__} cannot read files of others safely"
         raise CallError(message, Reason.MISSING_EXTRA, hint="upgrade torch to 2.10 or later")
@@ -235,7 +230,7 @@ def float_array(value: Any, name: str) -> NDArray[np.float32]:
     if array.dtype == np.uint16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
-        plain = np.ascontiguousarray(array, np.float32)
+        plain = np.asarray(array, np.float32, order="C")  # a single number keeps its shape
     if not np.isfinite(plain).all():
         raise CorruptFileError(
             "the tensor holds NaN or infinity", Reason.NOT_FINITE, name, "retrain or repair it first"
@@ -243,6 +238,15 @@ def float_array(value: Any, name: str) -> NDArray[np.float32]:
     if not np.array_equal(plain, array):
         raise _bad(f"{name} is {array.dtype} and does not fit float32", "save it as float32")
     return plain
+
+
+def _torch(doing: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        hint = "pip install 'adapterpack[torch]'"
+        raise CallError(f"{doing} a checkpoint needs torch", Reason.MISSING_EXTRA, hint=hint) from error
+    return torch
 
 
 def _plain_array(value: Any, name: str, dtypes: tuple[str, ...] = ()) -> NDArray[Any]:

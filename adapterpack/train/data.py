@@ -6,6 +6,7 @@ or there, by name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Task:
         name: the folder's or file's.
         classes: names in label order.
         splits: by name; "val" and "test" may be missing.
-        digest: changes when images are added, removed or renamed.
+        digest: of classes, labels and pixels, of the splits that were read; names of files and folders do not count.
         notes: what a user should know: skipped images.
     """
 
@@ -101,13 +102,15 @@ def read_task(path: Path, settings: DataSettings, *, skip_corrupt: bool = False,
     """
     listing = _listing(path)
     splits, notes = {}, []
+    digest = hashlib.sha256("\0".join(listing.classes).encode("utf-8", "surrogateescape"))
     for name, (sources, labels) in listing.sources.items():
         if name in only:
-            pictures, kept, bad = load_pictures(sources, settings, skip_corrupt=skip_corrupt)
-            splits[name] = Split(pictures, labels[kept])
-            notes += [f"skipped {text}" for text in bad]
-            _no_empty_class(name, labels[kept], listing)
-    return Task(listing.name, listing.classes, splits, _digest(listing), tuple(notes))
+            read = load_pictures(sources, settings, skip_corrupt=skip_corrupt)
+            splits[name] = Split(read.pictures, labels[read.kept])
+            notes += [f"skipped {text}" for text in read.bad]
+            _no_empty_class(name, labels[read.kept], listing)
+            digest.update(b"\0".join([name.encode(), labels[read.kept].tobytes(), read.digest]))
+    return Task(listing.name, listing.classes, splits, digest.hexdigest(), tuple(notes))
 
 
 def read_some(path: Path, settings: DataSettings, count: int) -> torch.Tensor:
@@ -132,8 +135,22 @@ def read_some(path: Path, settings: DataSettings, count: int) -> torch.Tensor:
         listing = _listing(path)
         sources = listing.sources["train" if "train" in listing.sources else min(listing.sources)][0]
     chosen = [sources[i * len(sources) // count] for i in range(count)] if len(sources) > count else sources
-    pictures, order, _ = load_pictures(chosen, settings, skip_corrupt=False)
-    return next(pictures.batches([order]))
+    read = load_pictures(chosen, settings, skip_corrupt=False)
+    return next(read.pictures.batches([read.kept]))
+
+
+def refuse_inputs(out: Path, data: Path, backbone: str, mask: Path | None = None) -> None:
+    """Refuse a result in the place of what it is made of.
+
+    Raises:
+        CallError: `bad-call`.
+    """
+    frozen = Path(backbone)
+    for path in (data, frozen, frozen.with_suffix(".json"), mask):
+        with contextlib.suppress(OSError, ValueError):  # one of them is not there: a timm name is no file
+            if path is not None and out.samefile(path):
+                text = f"{out} is read, so it cannot be written"
+                raise CallError(text, Reason.BAD_CALL, hint="give the output another name")
 
 
 def _listing(path: Path) -> Listing:
@@ -178,7 +195,8 @@ def _class_folders(path: Path) -> dict[str, list[Path]]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(item for item in files_in(folder) if item.suffix.lower() in SUFFIXES and item.is_file())
+    """By their names alone: a link that leads nowhere is an image that cannot be read, and not none."""
+    return sorted(item for item in files_in(folder) if item.suffix.lower() in SUFFIXES)
 
 
 def _no_empty_class(split: str, labels: NDArray[np.int64], listing: Listing) -> None:
@@ -190,21 +208,11 @@ def _no_empty_class(split: str, labels: NDArray[np.int64], listing: Listing) -> 
         raise CorruptFileError(f"{listing.name} has no {split} images", Reason.BAD_SOURCE)
 
 
-def _digest(listing: Listing) -> str:
-    found = hashlib.sha256("\0".join(listing.classes).encode())
-    for name, (sources, labels) in listing.sources.items():
-        found.update(name.encode())
-        for source in sources:
-            found.update(Path(source.name).name.encode("utf-8", "surrogateescape"))
-        found.update(labels.tobytes())
-    return found.hexdigest()
-
-
 def with_validation(task: Task, share: float, seed: int) -> tuple[Split, Split, str]:
     """What trains and what validates.
 
-    Where a task has no validation images, a share of every class of the training images is put aside, at least one of
-    each class that has two.
+    Where a task has no validation images, a share of every class of the training images is put aside: at least one of
+    each class that has two, and never all.
 
     Returns:
         Training split, validation split, and a sentence that says which images validate.
@@ -219,7 +227,7 @@ def with_validation(task: Task, share: float, seed: int) -> tuple[Split, Split, 
     aside = []
     for label in range(len(task.classes)):
         mine = random.permutation(np.flatnonzero(train.labels == label))
-        aside.append(mine[: max(1, round(share * len(mine))) if len(mine) > 1 else 0])
+        aside.append(mine[: min(max(1, round(share * len(mine))), len(mine) - 1)])
     chosen = np.sort(np.concatenate(aside))
     rest = np.setdiff1d(np.arange(len(train)), chosen)
     if not len(chosen):

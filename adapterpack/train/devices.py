@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +51,15 @@ class Hardware:
     def _slow_fused(self) -> bool:
         return self.bf16 and self.device.type == "cpu"
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module that sums gradients over all processes."""
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the sum of all gradients; of a process that had no image of a batch they are zeros."""
         if self.accelerator is None:
-            return module
-        wrapped: nn.Module = self.accelerator.prepare_model(module)
-        return wrapped
+            return
+        trained = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        sums = self.total(torch.cat([grad.reshape(-1) for grad in grads]))
+        for parameter, found in zip(trained, torch.split(sums, [p.numel() for p in trained])):
+            parameter.grad = found.view_as(parameter)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""
@@ -64,6 +67,14 @@ class Hardware:
             return values
         found: torch.Tensor = self.accelerator.reduce(values, reduction="sum")
         return found
+
+    def of_first(self, value: Any) -> Any:
+        """What the first process has: a file may lie there alone, and a start drawn elsewhere be rounded otherwise."""
+        if self.accelerator is None:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -81,11 +92,11 @@ def choose(device: str, precision: str) -> Hardware:
     Raises:
         CallError: `bad-call`, no such device; `missing-extra`, several processes without accelerate.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _shared(device, precision)
     there = torch.cuda.is_available()
     if device.startswith("cuda") and not there:
         raise CallError("there is no CUDA device here", Reason.BAD_CALL, hint="use --device cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _shared(device, precision)
     chosen = torch.device("cuda" if there and device == "auto" else "cpu" if device == "auto" else device)
     return Hardware(chosen, _bf16(precision, chosen))
 

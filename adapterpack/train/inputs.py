@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from adapterpack.adapter import DataSettings
+from adapterpack.errors import CallError, Reason
 from adapterpack.train.recipe import INPUTS
 
 CHOICES = ("auto", "recipe", "backbone")
@@ -22,7 +23,13 @@ def input_settings(method: str, own: DataSettings, backbone: str, choice: str) -
         backbone: its timm name, or a `.safetensors` file.
         choice: "recipe"; "backbone"; "auto" takes the backbone's own for a file, whose `.json` says what it was
             trained with, and the recipe's for a timm name.
+
+    Raises:
+        CallError: `bad-call`, the recipe's values are of three channels and the backbone takes another number.
     """
     if choice == "backbone" or (choice == "auto" and str(backbone).endswith(".safetensors")):
         return own
+    if own.input_size[0] != len(INPUTS[method].mean):
+        text = f"the recipe's input values are of 3 channels, the backbone takes {own.input_size[0]}"
+        raise CallError(text, Reason.BAD_CALL, hint="use --input backbone")
     return replace(INPUTS[method], input_size=own.input_size, interpolation=own.interpolation)

@@ -82,7 +82,7 @@ class Fit:
         settings: makes input of 8-bit values.
         hardware: of this process.
         report: is called after every step.
-        save: is called after every epoch.
+        save: is called after every epoch, in the first process.
         stage: for reports.
     """
 
@@ -108,15 +108,15 @@ class Fit:
         Raises:
             CallError: `not-finite`, the loss is no number any more.
         """
-        recipe, wrapped = self.recipe, self.hardware.wrap(self.trainee)
+        recipe = self.recipe
         optimizer = torch.optim.AdamW(self.trainee.groups(), lr=recipe.lr, eps=1e-8)
-        state = state or State()
+        state = state or State(tensors=self.hardware.of_first(self.trainee.snapshot()))
+        self.trainee.restore(state.tensors)
         if state.epoch:
-            self.trainee.restore(state.tensors)
             optimizer.load_state_dict(dict(state.optimizer))
         with self.hardware.faster(self.trainee):
             for epoch in range(state.epoch, recipe.epochs):
-                row = self._epoch(epoch, wrapped, optimizer)
+                row = self._epoch(epoch, optimizer)
                 if is_scored(recipe, epoch):
                     self._score(state, epoch, row)
                 state.history.append(row)
@@ -127,35 +127,34 @@ class Fit:
         self.trainee.restore(state.best)
         return state
 
-    def _epoch(self, epoch: int, wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Json:
+    def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer) -> Json:
         recipe, hardware = self.recipe, self.hardware
         batches = order_of(len(self.train), epoch, recipe)
         parts = [part for batch in batches for part in shares(batch, recipe.accumulate, hardware)]
         pictures = self.train.pictures.batches(parts)
         sums = torch.zeros(3, device=hardware.device)
-        wrapped.train()
+        self.trainee.train()
         loss = accuracy = math.nan
         with seeded(seed_of(recipe, epoch, hardware.rank), hardware.device):
             for step, batch in enumerate(batches):
                 lr = set_rate(optimizer, rate(recipe, epoch, step, len(batches)))
                 optimizer.zero_grad(set_to_none=True)
                 for part in shares(batch, recipe.accumulate, hardware):
-                    sums += self._backward(wrapped, next(pictures), part, len(batch[hardware.rank :: hardware.world]))
+                    sums += self._backward(next(pictures), part, len(batch))
+                hardware.sum_gradients(self.trainee.trained().values())
                 optimizer.step()
                 if hardware.device.type == "cpu" or step % _LOOK == _LOOK - 1 or step == len(batches) - 1:
-                    loss, accuracy = _look(sums, epoch, step)
+                    loss, accuracy = _look(hardware.total(sums), epoch, step)
                     at = (self.stage, epoch + 1, recipe.epochs, step + 1, len(batches))
                     self.report(Progress(*at, loss, accuracy))
         return {"epoch": epoch + 1, "lr": lr, "loss": loss, "accuracy": accuracy}
 
-    def _backward(
-        self, wrapped: torch.nn.Module, pixels: torch.Tensor, part: NDArray[np.int64], count: int
-    ) -> torch.Tensor:
-        """One part of a batch: adds its share of the gradient; gives summed loss, right answers, and images."""
+    def _backward(self, pixels: torch.Tensor, part: NDArray[np.int64], count: int) -> torch.Tensor:
+        """One part of a batch of `count`: adds its share of the gradient; gives summed loss, right answers, images."""
         device = self.hardware.device
         labels = torch.from_numpy(self.train.labels[part]).to(device)
         with self.hardware.autocast():
-            logits = wrapped(self.trainee.inputs(pixels.to(device, non_blocking=True), self.settings)).float()
+            logits = self.trainee(self.trainee.inputs(pixels.to(device, non_blocking=True), self.settings)).float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         (loss / count).backward()  # type: ignore[no-untyped-call]
         right = (logits.argmax(dim=1) == labels).sum()
@@ -164,6 +163,8 @@ class Fit:
     def _score(self, state: State, epoch: int, row: Json) -> None:
         with self.hardware.autocast():
             found = score(self.trainee, self.validation, self.settings, self.hardware)
+        if not math.isfinite(found.loss):
+            raise _not_finite(f"the loss on the validation images is {found.loss} after epoch {epoch + 1}")
         row |= {"val_accuracy": found.accuracy, "val_loss": found.loss}
         if found.better_than(state.best_score):
             state.best, state.best_epoch, state.best_score = self.trainee.snapshot(), epoch + 1, found
@@ -188,7 +189,7 @@ def order_of(count: int, epoch: int, recipe: Recipe) -> list[NDArray[np.int64]]:
 def shares(batch: NDArray[np.int64], parts: int, hardware: Hardware) -> list[NDArray[np.int64]]:
     """This process's part of a batch, in the parts that it is computed in."""
     mine = batch[hardware.rank :: hardware.world]
-    return [part for part in np.array_split(mine, parts) if len(part)]
+    return np.array_split(mine, min(parts, len(mine))) if len(mine) else []
 
 
 def seed_of(recipe: Recipe, epoch: int, rank: int) -> int:
@@ -206,6 +207,9 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
 def _look(sums: torch.Tensor, epoch: int, step: int) -> tuple[float, float]:
     loss, right, count = sums.tolist()
     if not math.isfinite(loss):
-        text = f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}"
-        raise CallError(text, Reason.NOT_FINITE, hint="lower --lr or --scale, or use --precision float32")
-    return loss / count, right / count
+        raise _not_finite(f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}")
+    return loss / max(count, 1), right / max(count, 1)
+
+
+def _not_finite(text: str) -> CallError:
+    return CallError(text, Reason.NOT_FINITE, hint="lower --lr or --scale, or use --precision float32")

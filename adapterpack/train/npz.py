@@ -78,7 +78,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _whole(arrays: dict[str, NDArray[Any]], name: str, path: Path) -> NDArray[np.int64]:
     values = arrays.get(name)
     if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
-        raise _bad(path, f"{name} is {'missing' if values is None else f'{values.dtype} {list(values.shape)}'}")
+        found = "missing" if values is None else f"{values.dtype} {list(values.shape)}"
+        raise _bad(path, f"{name} is {found}, expected one row of integers")
     return values.astype(np.int64)
 
 
@@ -94,7 +95,7 @@ def _encoded(arrays: dict[str, NDArray[Any]], path: Path) -> list[Source]:
 
 def _pixels(arrays: dict[str, NDArray[Any]], path: Path) -> list[Source]:
     images = arrays.get("images")
-    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         text = "missing" if images is None else f"{images.dtype} {list(images.shape)}"
         raise _bad(path, f"images is {text}, expected uint8 [n, h, w], [n, h, w, 3] or [n, 3, h, w]")
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
@@ -113,10 +114,17 @@ def _classes(arrays: dict[str, NDArray[Any]], labels: NDArray[np.int64], path: P
         raise _bad(path, f"labels go to {labels.max():,}, expected numbers below {_MOST_CLASSES:,}")
     if "classes" not in arrays:
         return tuple(str(i) for i in range(int(labels.max()) + 1))
-    names = tuple(str(name) for name in arrays["classes"].reshape(-1))
+    names = tuple(_text(name, path) for name in arrays["classes"].reshape(-1))
     if labels.max() >= len(names) or len(set(names)) != len(names):
         raise _bad(path, f"labels go to {labels.max()}, and there are {len(set(names))} different classes")
     return names
+
+
+def _text(name: Any, path: Path) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else str(name)
+    except UnicodeDecodeError as error:
+        raise _bad(path, f"the class name {name!r} is not in UTF-8") from error
 
 
 def _bad(path: Path, text: str) -> CorruptFileError:

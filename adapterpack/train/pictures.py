@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Union
+from typing import NamedTuple, Protocol, Union
 
 import numpy as np
 import torch
@@ -91,9 +92,18 @@ def _stack(waiting: Sequence[Future[NDArray[np.uint8]]]) -> torch.Tensor:
     return torch.from_numpy(np.stack([one.result() for one in waiting]))
 
 
+class Read(NamedTuple):
+    """Images, the positions of those that could be read, a sentence for each that could not, and a digest of pixels."""
+
+    pictures: Pictures
+    kept: Order
+    bad: list[str]
+    digest: bytes
+
+
 def load_pictures(
     sources: Sequence[Source], settings: DataSettings, *, skip_corrupt: bool, cache_bytes: int = CACHE_BYTES
-) -> tuple[Pictures, Order, list[str]]:
+) -> Read:
     """Decode all images once.
 
     Args:
@@ -101,9 +111,6 @@ def load_pictures(
         settings: size, crop and interpolation.
         skip_corrupt: leave out what cannot be read; otherwise the first such image is an error.
         cache_bytes: beyond this they are checked now and decoded again when needed.
-
-    Returns:
-        The images, the positions of those that could be read, and a sentence for each that could not.
 
     Raises:
         CorruptFileError: `bad-source`, naming the image.
@@ -113,6 +120,7 @@ def load_pictures(
     pixels = np.empty((len(sources) if keep else 0, *settings.input_size), np.uint8)
     good: list[int] = []
     bad: list[str] = []
+    seen = hashlib.sha256()
     for i, decoded in enumerate(_decoded(sources, settings)):
         if isinstance(decoded, AdapterPackError):
             if not skip_corrupt:
@@ -121,11 +129,12 @@ def load_pictures(
         else:
             if keep:
                 pixels[len(good)] = decoded
+            seen.update(decoded.tobytes())
             good.append(i)
     order = np.array(good, np.int64)
     if keep:
-        return InMemory(torch.from_numpy(pixels[: len(good)])), order, bad
-    return OnDisk([sources[i] for i in good], settings), order, bad
+        return Read(InMemory(torch.from_numpy(pixels[: len(good)])), order, bad, seen.digest())
+    return Read(OnDisk([sources[i] for i in good], settings), order, bad, seen.digest())
 
 
 def _decoded(sources: Sequence[Source], settings: DataSettings) -> Iterator[NDArray[np.uint8] | AdapterPackError]:

@@ -1,6 +1,6 @@
 """How a run trains: one frozen set of settings, with what each paper used as the default of its method.
 
-It knows numbers and their limits, not models or data. Source: spec/methods.md, "Training recipes".
+It knows numbers and their limits, not models or data. Source: docs/training.md, "Recipes".
 """
 
 from __future__ import annotations
@@ -108,10 +108,12 @@ def recipe_for(method: str, changes: Mapping[str, Any]) -> Recipe:
     unknown = sorted(set(changes) - known)
     if unknown:
         raise CallError(f"there is no setting {unknown[0]!r}", Reason.BAD_CALL, hint=f"known: {', '.join(known)}")
-    base = RECIPES[method]
-    if method in ("lora", "adaptformer") and int(changes.get("bits", base.bits)) > 2 and "dim" not in changes:
+    base, scaled = RECIPES[method], method in ("lora", "adaptformer")
+    if scaled and int(changes.get("bits", base.bits)) > 2 and "dim" not in changes:
         base = replace(base, dim=8)  # about the same bytes
     found = replace(base, **changes)
+    if not scaled and found.scale is None:  # nothing to search for
+        found = replace(found, scale=base.scale)
     _check(found)
     return found
 
@@ -119,13 +121,13 @@ def recipe_for(method: str, changes: Mapping[str, Any]) -> Recipe:
 _RULES: tuple[tuple[str, str, Any], ...] = (
     ("bits", f"one of {', '.join(map(str, BITS))}", lambda v: v in BITS),
     ("head_bits", f"one of {', '.join(map(str, BITS))}", lambda v: v in BITS),
-    ("dim", "a whole number from 1", lambda v: v >= 1),
+    ("dim", "a whole number from 1 to 65,536", lambda v: 1 <= v <= 1 << 16),
     ("groups", "whole numbers from 1", lambda v: all(g >= 1 for g in v)),
     ("budget", "a number above 0", lambda v: v is None or v > 0),
     ("scale", "a number above 0, or auto", lambda v: v is None or 0 < v < float("inf")),
     ("epochs", "a whole number from 1", lambda v: v >= 1),
-    ("lr", "a number above 0", lambda v: 0 < v < float("inf")),
-    ("weight_decay", "a number from 0", lambda v: 0 <= v < float("inf")),
+    ("lr", "a number above 0, at most 1000", lambda v: 0 < v <= 1000),
+    ("weight_decay", "a number from 0 to 1000", lambda v: 0 <= v <= 1000),
     ("batch_size", "a whole number from 1", lambda v: v >= 1),
     ("accumulate", "a whole number from 1", lambda v: v >= 1),
     ("warmup", "a share from 0 to 1", lambda v: 0 <= v < 1),
@@ -135,6 +137,7 @@ _RULES: tuple[tuple[str, str, Any], ...] = (
     ("drop_path", "a probability below 1", lambda v: 0 <= v < 1),
     ("head_start", "uniform or normal", lambda v: v in ("uniform", "normal")),
     ("up_start", "a number above 0", lambda v: 0 < v < float("inf")),
+    ("seed", "a whole number from 0 to 4,294,967,295", lambda v: 0 <= v < 1 << 32),
     ("precision", "auto, float32 or bf16", lambda v: v in ("auto", "float32", "bf16")),
     ("val_share", "a share between 0 and 1", lambda v: 0 < v < 1),
 )

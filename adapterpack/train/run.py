@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ from torch import nn
 
 from adapterpack._files import refuse_output, write_atomic
 from adapterpack.adapter import Adapter, Backbone, DataSettings
+from adapterpack.codecs import labels
 from adapterpack.container.names import TASK_NAMES, fits_task
 from adapterpack.converters.checkpoint import read_spt_mask, save_run
 from adapterpack.converters.spt_mask import SptMask
 from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.backbone import Created, create_backbone
 from adapterpack.runtime.fingerprint import fingerprint
-from adapterpack.train.data import Split, Task, read_task, with_validation
+from adapterpack.train.data import Split, Task, read_task, refuse_inputs, with_validation
 from adapterpack.train.devices import Hardware, choose, seeded
 from adapterpack.train.inputs import input_settings
 from adapterpack.train.loop import Fit, Progress, State
 from adapterpack.train.measure import Score, score
 from adapterpack.train.probe import Probe, features
 from adapterpack.train.recipe import Recipe
-from adapterpack.train.resume import load_state, part_of, save_state, stored_scale
+from adapterpack.train.resume import Journal, part_of, read_journal
 from adapterpack.train.select import Setting, best_scale, mask_for
+from adapterpack.train.sensitivity import digest_of
 from adapterpack.train.trainee import Trainee
 
 Json = dict[str, Any]
@@ -99,6 +102,7 @@ class _Setup:
     hardware: Hardware
     mask: SptMask | None
     report: Report
+    journal: Journal
 
     def trainee(self, recipe: Recipe) -> Trainee:
         kind = Probe if recipe.method == "linear" else Trainee
@@ -109,13 +113,15 @@ class _Setup:
         """A short run of a search: its best validation score."""
         trainee = self.trainee(recipe)
         try:
-            return self.fit(trainee, lambda _: None, stage).run().best_score
+            return self.run(trainee, stage).best_score
         finally:
             trainee.close()
 
-    def fit(self, trainee: Trainee, save: Callable[[State], object], stage: str = "train") -> Fit:
-        splits = (self.train, self.validation)
-        return Fit(trainee, *splits, self.settings, self.hardware, self.report, save, stage)
+    def run(self, trainee: Trainee, stage: str = "train") -> State:
+        """Train from where the stage stands."""
+        splits, save = (self.train, self.validation), partial(self.journal.save, stage)
+        fit = Fit(trainee, *splits, self.settings, self.hardware, self.report, save, stage)
+        return fit.run(self.journal.at(stage))
 
 
 def train(request: Request, recipe: Recipe, report: Report) -> Result:
@@ -131,28 +137,33 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
             the last epoch is in `run.ckpt.part`.
     """
     _require_name(request.task or None)
+    refuse_inputs(request.out, request.data, request.backbone, request.mask)
     refuse_output(request.out, force=request.force)
     hardware = choose(request.device, recipe.precision)
     made = create_backbone(request.backbone)
     settings = input_settings(recipe.method, made.data, request.backbone, request.inputs)
     task = read_task(request.data, settings, skip_corrupt=request.skip_corrupt)
     _require_name(request.task or task.name)
+    labels.encode(task.classes)  # refuses class names that no file can hold, for the same reason
     fitting, validation, aside = with_validation(task, recipe.val_share, recipe.seed)
     backbone = _identity(request.backbone, made)
     made.model.to(hardware.device)
     begin = time.perf_counter()
     mask = _mask(request, recipe, made.model, Setting(fitting, len(task.classes), settings, hardware))
+    key = _key(recipe, task, backbone, settings, mask)
+    journal = hardware.of_first(read_journal(request.out, key) if request.resume else Journal(request.out, key))
     if recipe.method == "linear":
         fitting, validation = (features(made.model, part, settings, hardware) for part in (fitting, validation))
-    setup = _Setup(made.model, fitting, validation, len(task.classes), settings, hardware, mask, report)
-    recipe = _with_scale(setup, recipe, request)
+    setup = _Setup(made.model, fitting, validation, len(task.classes), settings, hardware, mask, report, journal)
+    if recipe.scale is None:
+        recipe = replace(recipe, scale=best_scale(recipe, setup.try_one, journal.tried))
     trainee = setup.trainee(recipe)
     try:
-        key = {**recipe.to_json(), "data": task.digest, "backbone": backbone.fingerprint, "inputs": repr(settings)}
-        before = load_state(request.out, key) if request.resume else None
-        state = setup.fit(trainee, lambda now: save_state(request.out, key, now)).run(before)
+        state = setup.run(trainee)
         about = _about(trainee, state, aside)
-        notes = tuple(note for note in (made.note, *task.notes, f"validated on {aside}") if note)
+        notes = tuple(
+            note for note in (made.note, *task.notes, f"validated on {aside}", _lost(recipe, settings)) if note
+        )
         seconds = time.perf_counter() - begin
         test = _test(trainee, task, setup)
         adapter = trainee.adapter(
@@ -187,15 +198,19 @@ def _identity(name_or_file: str, made: Created) -> Backbone:
 def _mask(request: Request, recipe: Recipe, model: nn.Module, setting: Setting) -> SptMask | None:
     if not recipe.method.startswith("spt-"):
         return None
-    return read_spt_mask(request.mask) if request.mask else mask_for(model, setting, recipe)
+    found = read_spt_mask(request.mask) if request.mask else mask_for(model, setting, recipe)
+    return setting.hardware.of_first(found)  # type: ignore[no-any-return]
 
 
-def _with_scale(setup: _Setup, recipe: Recipe, request: Request) -> Recipe:
-    """The recipe with its scale searched for, where that is wanted."""
-    if recipe.scale is not None:
-        return recipe
-    known = stored_scale(request.out) if request.resume else None
-    return replace(recipe, scale=known if known is not None else best_scale(recipe, setup.try_one))
+def _key(recipe: Recipe, task: Task, backbone: Backbone, settings: DataSettings, mask: SptMask | None) -> Json:
+    """What decides a run: one that differs in any of it is another run."""
+    return {
+        **recipe.to_json(),
+        "data": task.digest,
+        "backbone": backbone.fingerprint or backbone.name,
+        "inputs": repr(settings),
+        "mask": None if mask is None else digest_of(mask),
+    }
 
 
 def _test(trainee: Trainee, task: Task, setup: _Setup) -> Score | None:
@@ -216,6 +231,14 @@ def _about(trainee: Trainee, state: State, aside: str) -> Json:
         "validation_accuracy": round(state.best_score.accuracy, 6),
         "validated_on": aside,
     }
+
+
+def _lost(recipe: Recipe, settings: DataSettings) -> str:
+    """What a whole model's state dict has no place for."""
+    if recipe.method != "full":
+        return ""
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (settings.mean, settings.std))
+    return f"a whole model keeps no class names and no input values (mean {mean}, std {std}), see docs/finetunes.md"
 
 
 def _count(trainee: Trainee) -> int:

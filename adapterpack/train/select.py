@@ -11,10 +11,11 @@ from torch import nn
 
 from adapterpack.adapter import DataSettings
 from adapterpack.converters.spt_mask import SptMask
+from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.images import normalised
 from adapterpack.train.data import Split
 from adapterpack.train.devices import Hardware, seeded
-from adapterpack.train.measure import Score
+from adapterpack.train.measure import NOTHING, Score
 from adapterpack.train.recipe import SCALES, Recipe
 from adapterpack.train.sensitivity import BATCH, BATCHES, Batch, make_mask, sensitivities
 
@@ -57,16 +58,34 @@ def mask_for(model: nn.Module, setting: Setting, recipe: Recipe, step: Callable[
     return make_mask(model, found, recipe, recipe.method.removeprefix("spt-"))
 
 
-def best_scale(recipe: Recipe, try_one: Callable[[Recipe, str], Score]) -> float:
+def best_scale(recipe: Recipe, try_one: Callable[[Recipe, str], Score], tried: dict[float, Score]) -> float:
     """The scale of the paper's grid that is best on the validation images after a tenth of the epochs.
+
+    A scale with which the loss becomes no number is worse than any other.
 
     Args:
         recipe: whose scale is wanted.
         try_one: trains with a recipe, named for reports, and gives its best validation score.
+        tried: scores that are known already; what is found is added.
+
+    Raises:
+        CallError: `not-finite`, with every scale.
     """
     short = max(2, round(SEARCH_SHARE * recipe.epochs))
-    found: dict[float, Score] = {}
     for scale in SCALES:
-        trial = replace(recipe, scale=scale, epochs=short, schedule="step")
-        found[scale] = try_one(trial, f"scale {scale:g}")
-    return max(found, key=lambda scale: (found[scale].accuracy, -found[scale].loss))
+        if scale not in tried:
+            trial = replace(recipe, scale=scale, epochs=short, schedule="step")
+            tried[scale] = _score(trial, f"scale {scale:g}", try_one)
+    best = max(tried, key=lambda scale: (tried[scale].accuracy, -tried[scale].loss))
+    if tried[best] == NOTHING:
+        raise CallError("the loss is no number with any scale", Reason.NOT_FINITE, hint="lower --lr")
+    return best
+
+
+def _score(trial: Recipe, stage: str, try_one: Callable[[Recipe, str], Score]) -> Score:
+    try:
+        return try_one(trial, stage)
+    except CallError as error:
+        if error.reason != Reason.NOT_FINITE.value:
+            raise
+        return NOTHING

@@ -7,6 +7,7 @@ Source: He et al. 2023, `engine.get_sensitivity`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -138,6 +139,13 @@ def save_mask(mask: SptMask, out: Path, *, force: bool) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(out, buffer.getvalue(), force=force)
+
+
+def digest_of(mask: SptMask) -> str:
+    """Tells what two masks train apart."""
+    found = hashlib.sha256(repr((dict(mask.shapes), mask.matrices, mask.vectors)).encode())
+    found.update(mask.indexes.tobytes())
+    return found.hexdigest()
 
 
 def describe_mask(mask: SptMask) -> dict[str, object]:

@@ -19,7 +19,8 @@ def depth_of(model: nn.Module) -> int:
     blocks = model._modules.get("blocks")
     count = len(blocks._modules) if blocks is not None else 0
     if blocks is None or list(blocks._modules) != [str(i) for i in range(count)]:
-        raise UnsupportedAdapterError("the model has no numbered blocks", Reason.UNSUPPORTED_MODEL)
+        hint = "Consolidator and SPT train plain VisionTransformers; train lora or adaptformer"
+        raise UnsupportedAdapterError("the model has no numbered blocks", Reason.UNSUPPORTED_MODEL, hint=hint)
     return count
 
 

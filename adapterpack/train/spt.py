@@ -45,7 +45,8 @@ def attach(at: Attachment, recipe: Recipe, mask: SptMask) -> None:
         module, _, role = name.rpartition(".")
         if "norm" not in name:
             at.entries(site_of(module), role, positions, recipe.bits)
-    at.replace("cls_token", "value")
+    if at.model._parameters.get("cls_token") is not None:  # models that average over all patches have none
+        at.replace("cls_token", "value")
 
 
 def _check(at: Attachment, mask: SptMask) -> None:

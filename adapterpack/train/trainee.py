@@ -91,13 +91,15 @@ class Trainee(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for AdamW: which of them decay."""
+        """Parameter groups for AdamW: which of them decay; tokens and positions, as timm has it, do not."""
+        spare: set[str] = getattr(self.model, "no_weight_decay", set)()
         matrices = {id(parameter) for parameter, matrix in self.bank.matrices() if matrix}
         stacked = {id(parameter) for parameter in self.bank.parameters()}
         decaying: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
-        for parameter in self.trained().values():
-            matrix = id(parameter) in matrices if id(parameter) in stacked else parameter.ndim > 1
+        for name, parameter in self.trained().items():
+            whole = parameter.ndim > 1 and name.removeprefix("model.") not in spare
+            matrix = id(parameter) in matrices if id(parameter) in stacked else whole
             (decaying if matrix or self.recipe.decay_vectors else plain).append(parameter)
         groups = [(decaying, self.recipe.weight_decay), (plain, 0.0)]
         return [{"params": params, "weight_decay": decay} for params, decay in groups if params]

@@ -9,11 +9,12 @@ import click
 
 from adapterpack_cli import _output
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE
 
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@BACKBONE
 @click.option("--budget", required=True, type=float, metavar="M", help="Millions of parameters, head not counted.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The mask to write.")
 @click.option("--kind", type=click.Choice(["lora", "adapter"]), default="lora", show_default=True)

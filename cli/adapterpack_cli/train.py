@@ -11,6 +11,7 @@ import click
 from adapterpack.errors import CallError, Reason
 from adapterpack_cli import _output, _progress
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE
 
 if TYPE_CHECKING:
     from adapterpack.train.run import Result
@@ -35,7 +36,7 @@ _ONLY = {
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@BACKBONE
 @click.option("--method", required=True, type=click.Choice(METHODS))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
 @click.option("--bits", type=_BITS, help="Of the trained matrices.  [default: the paper's]")
@@ -79,6 +80,10 @@ def train(data: Path, as_json: bool, **options: Any) -> None:
     names = ("backbone", "out", "task", "mask", "inputs", "device", "skip_corrupt", "resume", "force")
     request = run.Request(data=data, **{name: options[name] for name in names})
     first = os.environ.get("RANK", "0") == "0"
+    part = late("adapterpack.train.resume").part_of(request.out)
+    if first and part.exists() != request.resume:
+        begun = f"{part.name}, an unfinished run, will be replaced; --resume would go on with it"
+        _output.notes([f"there is no {part.name} to go on from: the run begins anew" if request.resume else begun])
     with _progress.training(quiet=not first) as report:
         result = run.train(request, recipe, report)
     if first:
