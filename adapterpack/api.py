@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -81,11 +81,16 @@ def bundle(
 
     Raises:
         BackboneMismatchError: `backbones-differ`.
-        CallError: `duplicate-name`, `file-exists`.
+        CallError: `duplicate-name`, `file-exists`; `bad-call`, no sources.
         CorruptFileError: with `cross_task`, a task that cannot be decoded.
     """
-    _files.refuse_output(Path(out), force=force)
+    if isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable):
+        text = f"sources is of type {type(sources).__name__}"
+        raise CallError(text, Reason.BAD_CALL, hint="expected a list of files")
+    _files.refuse_output(_path(out), force=force)
     opened = [open_bundle(source) for source in sources]
+    if not opened:
+        raise CallError("there is nothing to bundle", Reason.BAD_CALL, hint="give at least one file")
     shared = common_backbone([(one.source.name, one.backbone) for one in opened])
     require_different([(task, one.source.name) for one in opened for task in one.tasks])
     data = plain = join([one.encoded(task) for one in opened for task in one.tasks], shared)
@@ -107,7 +112,7 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
         CallError: `file-exists`, naming the first file in the way.
     """
     opened = open_bundle(source)
-    target = Path(folder)
+    target = _path(folder)
     names = {task: target / f"{task}.apk" for task in opened.tasks}
     if len({str(path).casefold() for path in names.values()}) < len(names):
         text = "two task names differ in case only, which some file systems ignore"
@@ -120,3 +125,9 @@ def split(source: _files.SourceLike, folder: PathLike, *, force: bool = False) -
     return tuple(
         Summary(str(path), {**describe_file(open_bundle(data)), "path": str(path)}) for path, data in files.items()
     )
+
+
+def _path(out: PathLike) -> Path:
+    if not isinstance(out, (str, os.PathLike)):
+        raise CallError(f"the output is of type {type(out).__name__}", Reason.BAD_CALL, hint="expected a path")
+    return Path(out)

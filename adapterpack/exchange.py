@@ -13,10 +13,12 @@ from adapterpack import _files
 from adapterpack._arguments import check_task, check_types, checked_settings, facts_of
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
+from adapterpack.container.framing import MAGIC
 from adapterpack.converters import EXPORTERS, inputs_of, read
 from adapterpack.converters import settings as given
-from adapterpack.converters._base import Exporter, Hints, Imported, as_described
+from adapterpack.converters._base import Exporter, Hints, Imported, as_described, prefix_of
 from adapterpack.converters._lost import Lossy
+from adapterpack.converters._memory import check_memory
 from adapterpack.converters.hf_names import NAMINGS
 from adapterpack.converters.peft import Peft
 from adapterpack.errors import CallError, MissingFileError, Reason
@@ -26,6 +28,7 @@ from adapterpack.packing.join import join
 from adapterpack.packing.options import CODE_BITS, Options
 from adapterpack.packing.requantize import Report, kept, requantize
 from adapterpack.packing.sizes import describe_file
+from adapterpack.stores import SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +81,7 @@ def pack(
 
     Args:
         source: a file or folder that a converter recognises, the URL of a folder (`hf://user/repository`, `s3://…`),
-            or an `Adapter` in memory.
+            or an `Adapter` in memory; also an `.apk` of one task, to be quantized, described or stored in another way.
         out: the file to write, of any name; whole or not at all.
         profile: "small" (default) or "fast".
         task: the task's name.
@@ -201,9 +204,23 @@ def _refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
 
 def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
     if isinstance(source, Adapter):
+        check_memory(source)
         given.only(hints.settings, (), "an adapter in memory")
         return Imported(as_described(source, hints))
-    return read(source, hints)
+    if not _is_packed(os.fspath(source)):
+        return read(source, hints)
+    given.only(hints.settings, (), "what is packed already")
+    bundle = open_bundle(source)
+    if len(bundle.tasks) > 1:
+        message = f"{bundle.source.name} has {len(bundle.tasks)} tasks"
+        raise CallError(message, Reason.BAD_CALL, hint="take it apart with `adapterpack split`, and pack one of them")
+    return Imported(as_described(bundle.read(), hints))
+
+
+def _is_packed(source: str) -> bool:
+    """Whether a source is of our own format, by its first bytes or, damaged or at a URL, by its name."""
+    first = b"" if "://" in source else prefix_of(Path(source))
+    return first.startswith(MAGIC) or (source.endswith(SUFFIXES) and not first.startswith(b"PK"))
 
 
 def _check_images(
@@ -219,7 +236,9 @@ def _check_images(
         if backbone is None:
             hint = "give --backbone (backbone=)"
             raise CallError(f"--{name} ({name}=) needs the backbone", Reason.BAD_CALL, hint=hint)
-        if not Path(path).exists():
+        with _files.os_errors(str(path)):
+            there = Path(path).exists()
+        if not there:
             raise MissingFileError(f"there is no {path}", Reason.MISSING_FILE, hint=f"check --{name}")
 
 

@@ -45,7 +45,7 @@ def widen_bfloat16(raw: NDArray[np.uint16]) -> F32:
 
 def round_bfloat16(values: F32) -> NDArray[np.uint16]:
     """float32 to bfloat16 bit patterns, uint16, rounding to nearest even."""
-    raw = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    raw = np.asarray(values, np.float32, order="C").view(np.uint32).astype(np.uint64)
     return ((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16).astype(np.uint16)
 
 

@@ -228,7 +228,9 @@ def summary(found: Json) -> Json:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python reader.py FILE")
     try:
         print(json.dumps(summary(read(Path(sys.argv[1]).read_bytes())), indent=1, ensure_ascii=False))
-    except FormatError as problem:
+    except (FormatError, OSError) as problem:
         sys.exit(f"error: {problem}")

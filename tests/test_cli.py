@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 import adapterpack
@@ -324,6 +329,26 @@ def test_a_bundle_is_verified_task_by_task(folder: Path, run: Run, monkeypatch: 
     assert one_object(run("verify", "--json", "forty.apk").out) == one_object(done.out)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # beside threads, from Python 3.12 on
+def test_verify_goes_on_without_a_worker_that_was_killed(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "forty.apk").write_bytes(factories.pack(*(factories.make("lora", f"task {i}") for i in range(40))))
+    here, real = os.getpid(), verify_module.check
+
+    def check(job: Any, step: Any = None) -> Any:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(job, step)
+
+    forking = functools.partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork"))
+    monkeypatch.setattr(verify_module, "ProcessPoolExecutor", forking)
+    monkeypatch.setattr(verify_module, "check", functools.update_wrapper(check, real))  # a worker finds it by name
+    monkeypatch.setattr(verify_module.os, "cpu_count", lambda: 2)
+    (found,) = one_object(run("verify", "--json", "forty.apk").out)["files"]
+    assert found["ok"] and len(found["tasks"]) == 40
+
+
 def test_tensors_tell_bits_and_codec(folder: Path, run: Run) -> None:
     out = run("inspect", "--tensors", "cifar.apk").out
     header = next(line for line in out.splitlines() if line.startswith("site")).split()
@@ -497,7 +522,9 @@ def test_bad_metadata(petl_vit: Path, folder: Path, run: Run, meta: str) -> None
     assert run("pack", source, "-o", "new.apk", "--meta", meta).status == 2
     assert run("pack", source, "-o", "new.apk", "--meta", "a=1", "--meta", "a=2").status == 2
     assert run("pack", source, "-o", "new.apk", "--labels", "none.txt").status == 2
-    assert run("pack", source, "-o", "new.apk", "--meta", "a=\udcff").status == 1
+    for odd in ("a=\udcff", "a=x\ny", "a\x1b=x", "\u202e=1"):
+        done = run("pack", source, "-o", "new.apk", "--meta", odd)
+        assert done.status == 2 and done.err.startswith("error: --meta ")
     assert not (folder / "new.apk").exists()
 
 
@@ -544,6 +571,10 @@ def test_labels(petl_vit: Path, folder: Path, run: Run) -> None:
     (folder / "labels.txt").write_text("\n".join(f"class {i}" for i in range(100)), "utf-8")
     assert run("pack", source, "-o", "new.apk", "--labels", "labels.txt").status == 0
     assert adapterpack.open(folder / "new.apk").read().labels == tuple(f"class {i}" for i in range(100))
+    text = "\r\n".join(f"class {i}" for i in range(100))  # as some editors save it
+    (folder / "labels.txt").write_bytes(text.encode("utf-8-sig"))
+    assert run("pack", source, "-o", "windows.apk", "--labels", "labels.txt").status == 0
+    assert (folder / "windows.apk").read_bytes() == (folder / "new.apk").read_bytes()
     (folder / "labels.txt").write_text("one\n", "utf-8")
     done = run("pack", source, "-o", "other.apk", "--labels", "labels.txt")
     assert done.status == 2 and "100" in done.err
@@ -573,14 +604,44 @@ def test_completion(run: Run, shell: str) -> None:
     assert done.status == 0 and "_ADAPTERPACK_COMPLETE" in done.out
 
 
-def test_completion_completes(folder: Path) -> None:
-    environment = {"_ADAPTERPACK_COMPLETE": "bash_complete", "COMP_WORDS": "adapterpack ins", "COMP_CWORD": "1"}
+def completed(line: str, folder: Path) -> str:
+    """What bash is told of the last word of a line: completions, or that it names a file."""
+    number = str(len(line.split(" ")) - 1)
+    environment = {"_ADAPTERPACK_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": number}
     done = subprocess.run(
         [sys.executable, "-m", "adapterpack_cli"],
         env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}"},
         capture_output=True, text=True, cwd=folder,
     )  # fmt: skip
-    assert "inspect" in done.stdout
+    return done.stdout.strip()
+
+
+def test_completion_completes(folder: Path) -> None:
+    assert completed("adapterpack ins", folder) == "plain,inspect"
+    assert completed("adapterpack load x.apk --backbone ba", folder) == "file,ba"
+
+
+def test_whatever_names_a_place_is_completed_as_a_file() -> None:
+    """Without a word on an argument, a shell would complete nothing where it completed files before."""
+    plain = {"shell"}
+    for name in _COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        for one in command.params:
+            place = isinstance(one, click.Argument) or one.name in ("backbone", "images", "adapter", "out")
+            if place and one.name not in plain:
+                found = one.shell_complete(click.Context(command), "x")
+                assert [item.type for item in found] == ["file"], (name, one.name)
+
+
+def test_types_of_click_are_not_subscripted() -> None:
+    """Those of click 8.1 cannot be."""
+    code = "import importlib, click\nclick.Choice.__class_getitem__ = click.ParamType.__class_getitem__ = None\n"
+    code += "from adapterpack_cli.main import _COMMANDS as names\n"
+    code += "for name in names.values(): importlib.import_module('adapterpack_cli.' + name)"
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'cli'}"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_commands_are_named_after_their_functions() -> None:
@@ -604,6 +665,25 @@ def test_memory_and_interruptions_are_one_line(run: Run, folder: Path, monkeypat
     assert "memory" in run("inspect", "cifar.apk").err
     monkeypatch.setattr("adapterpack_cli.inspect.open_apk", fail(KeyboardInterrupt))
     assert run("inspect", "cifar.apk").status == 130
+    monkeypatch.setattr("adapterpack_cli.inspect.open_apk", fail(ZeroDivisionError))
+    done = run("inspect", "cifar.apk")
+    assert done.status == 1 and done.err.startswith("error: ZeroDivisionError: ") and "--debug" in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "{}", "-o", "new.apk"],
+        ["unpack", "cifar.apk", "-o", "{}", "--to", "peft"],
+        ["split", "cifar.apk", "-o", "{}"],
+        ["push", "cifar.apk", "{}"],
+        ["diff", "{}", "cifar.apk"],
+        ["evaluate", "cifar.apk", "{}", "--backbone", "none.safetensors"],
+    ],
+)
+def test_a_path_that_the_system_does_not_take(folder: Path, run: Run, words: list[str]) -> None:
+    done = run(*(word.format("x" * 300) for word in words))
+    assert done.status == 2 and ("name too long" in done.err or "none.safetensors" in done.err)
 
 
 @pytest.mark.parametrize(

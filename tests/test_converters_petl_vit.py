@@ -230,7 +230,7 @@ def test_no_yaml_and_no_size(tmp_path: Path) -> None:
     with pytest.raises(AdapterPackError, match="depth and width"):
         PETL.read(tmp_path / "x.bin", Hints())
     (tmp_path / "x.yaml").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no \.yaml beside x\.bin"):
         PETL.read(tmp_path / "x.bin", SMALL)
     said: dict[str, Any] = dict(GOOD, bit=1, dim=4, num_class=5, scale=10.0)
     adapter = PETL.read(tmp_path / "x.bin", replace(SMALL, settings=said)).adapter

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import numpy as library
 
+from adapterpack.adapter import Branch, Site
 from adapterpack.converters._base import Hints
 from adapterpack.converters.safetensors import Safetensors, densified
 from adapterpack.errors import AdapterPackError
+from adapterpack.tensors import Dense
 from tests._converter_samples import petl_adapter, rich_adapter, values_of
 
 FORM = Safetensors()
@@ -36,6 +39,12 @@ def test_values_come_back_dense(tmp_path: Path) -> None:
     back = FORM.read(tmp_path / "x.safetensors", Hints()).adapter
     assert back.same_as(densified(rich_adapter()))
     assert all(np.array_equal(value, values_of(back)[key]) for key, value in values_of(rich_adapter()).items())
+
+
+def test_a_single_number_keeps_its_shape(tmp_path: Path) -> None:
+    branch = Branch(Site("blocks.0.scale"), "replace", {}, {"value": Dense(np.array(1.5, np.float32))})
+    FORM.write(replace(rich_adapter(), branches=(branch,)), tmp_path / "x.safetensors", force=False)
+    assert FORM.read(tmp_path / "x.safetensors", Hints()).adapter.branches[0].tensors["value"].shape == ()
 
 
 def header(data: bytes) -> dict[str, object]:

@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 
 import adapterpack
-from adapterpack.adapter import Adapter, Backbone, DataSettings, Head
+from adapterpack.adapter import Adapter, Backbone, Branch, DataSettings, Head, Site
+from adapterpack.converters._base import Hints, as_described
 from adapterpack.converters.petl_vit import PetlVit
-from adapterpack.errors import AdapterPackError, CallError, MissingFileError, UnsupportedAdapterError
-from adapterpack.tensors import Dense
+from adapterpack.errors import (
+    AdapterPackError,
+    BackboneMismatchError,
+    CallError,
+    CorruptFileError,
+    MissingFileError,
+    UnsupportedAdapterError,
+)
+from adapterpack.tensors import Dense, Quantized, Sparse
 from tests._converter_samples import CLASSES, DEPTH, WIDTH, normal, petl_adapter
 
 SIZE = {"depth": DEPTH, "width": WIDTH}
@@ -86,6 +94,32 @@ def test_a_long_yaml_is_refused_before_it_is_kept(source: Path) -> None:
     with pytest.raises(AdapterPackError) as caught:
         adapterpack.pack(source, source.with_name("x.apk"), settings=SIZE)
     assert caught.value.reason == "limit-exceeded"
+
+
+# --- what is packed already
+
+
+def test_a_packed_adapter_is_packed_in_another_way(source: Path, tmp_path: Path) -> None:
+    adapterpack.pack(source, tmp_path / "a.apk", settings=SIZE)
+    before = adapterpack.open(tmp_path / "a.apk")
+    options: dict[str, Any] = {"task": "new", "metadata": {"a": 1}, "profile": "fast"}
+    (tmp_path / "any name").write_bytes((tmp_path / "a.apk").read_bytes())
+    for number, name in enumerate(("a.apk", "any name")):
+        out = tmp_path / f"{number}.adapterpack"
+        adapterpack.pack(tmp_path / name, out, **options)
+        found = adapterpack.open(out)
+        assert (found.tasks, found.digest, found.read().metadata["a"]) == (("new",), before.digest, 1)
+    adapterpack.unpack(tmp_path / "0.adapterpack", tmp_path / "y.bin", to="petl-vit")
+    assert (tmp_path / "y.bin").read_bytes() == source.read_bytes()
+    adapterpack.pack(petl_adapter(bits=2), tmp_path / "two.apk", task="two")
+    adapterpack.pack(tmp_path / "two.apk", tmp_path / "one.apk", bits=1)
+    assert adapterpack.open(tmp_path / "one.apk").tasks == ("two",)
+    refused("bad-call", "two.apk is read", source=tmp_path / "two.apk", out=tmp_path / "two.apk", force=True)
+    refused("bad-call", "packed already", source=tmp_path / "two.apk", out=tmp_path / "x.apk", settings={"scale": 2.0})
+    adapterpack.bundle([tmp_path / "two.apk", tmp_path / "0.adapterpack"], tmp_path / "all.apk")
+    refused("bad-call", "all.apk has 2 tasks", "split", source=tmp_path / "all.apk", out=tmp_path / "x.apk")
+    (tmp_path / "cut.apk").write_bytes((tmp_path / "a.apk").read_bytes()[:-1])
+    refused("truncated", "cut.apk", kind=CorruptFileError, source=tmp_path / "cut.apk", out=tmp_path / "x.apk")
 
 
 # --- preprocessing
@@ -213,6 +247,27 @@ def test_what_does_not_fit_the_backbone_is_not_packed(
     with pytest.raises(UnsupportedAdapterError) as caught:
         adapterpack.load(out, _vit.vit(), check_fingerprint=False)
     assert str(caught.value) == str(error)
+
+
+def test_another_backbone_than_the_adapter_records(backbone: Path, tmp_path: Path) -> None:
+    """Its fingerprint is never replaced."""
+    own = Backbone("its own", f"sha256:{7:064x}")
+    adapterpack.pack(in_that_backbone(backbone=own), tmp_path / "own.apk")
+    adapterpack.unpack(tmp_path / "own.apk", tmp_path / "own.ckpt", to="checkpoint")
+    for source in (in_that_backbone(backbone=own), tmp_path / "own.ckpt"):
+        call = {"source": source, "out": tmp_path / "x.apk", "backbone": backbone}
+        error = refused("fingerprint-mismatch", "was trained on its own (sha256:0", kind=BackboneMismatchError, **call)
+        assert error.exit_status == 1
+
+
+def test_a_name_without_weights_does_not_go_with_a_fingerprint() -> None:
+    own = Backbone("its own", f"sha256:{7:064x}")
+    for given, expected in (
+        (Hints(backbone_name="new"), own),
+        (Hints(backbone_name="new", fingerprint=own.fingerprint), Backbone("new", own.fingerprint)),
+    ):
+        assert as_described(petl_adapter(), replace(given, task="x")).backbone == Backbone("new", given.fingerprint)
+        assert as_described(replace(petl_adapter(), backbone=own), given).backbone == expected
 
 
 @pytest.fixture
@@ -498,9 +553,71 @@ def test_metadata_nested_too_deep(depth: int, tmp_path: Path) -> None:
 def test_paths_of_any_kind(source: Path) -> None:
     adapterpack.pack(str(source), str(source.with_name("x.apk")), settings=SIZE, metadata={"a": 1}, task="täsk 1")
     assert adapterpack.open(source.with_name("x.apk")).read("täsk 1").metadata["a"] == 1
-    for given in ("nul\0.bin", "none.bin"):
+    for given in ("nul\0.bin", "none.bin", "x" * 300):
         with pytest.raises(AdapterPackError):
             adapterpack.pack(given, source.with_name("y.apk"))
+
+
+# --- an adapter in memory is what its types say
+
+
+ROW = np.ones(16, np.float32)
+SIGNS: dict[str, Any] = {"shape": (16,), "bits": 1, "levels": "unit", "group": 0,
+                         "packed": np.ones(2, np.uint8), "scale": ROW[:1], "offset": None}  # fmt: skip
+ODD_TENSORS: list[tuple[Any, str]] = [
+    (Dense(ROW.astype(np.float64)), "x value is a Dense of float32 and holds float64"),
+    (Dense(ROW, "float16"), "a Dense of float16 and holds float32"),
+    (Dense(ROW.astype(np.complex64)), "complex64"),
+    (Dense([1.0]), "holds list"),  # type: ignore[arg-type]
+    (Dense(ROW, "int8"), "a Dense of int8"),
+    (ROW, "is of type ndarray; expected Dense"),
+    (Dense(ROW * np.nan), "NaN or infinity (at x value)"),
+    (Quantized(**{**SIGNS, "scale": np.ones(1)}), "x value is a Quantized of arrays"),
+    (Quantized(**{**SIGNS, "offset": np.ones(1, np.float16)}), "x value is a Quantized of arrays"),
+    (Quantized(**{**SIGNS, "packed": b"ab"}), "x value is a Quantized of arrays"),
+    (Quantized(**{**SIGNS, "shape": [16]}), "x value is a Quantized of arrays"),
+    (Quantized(**{**SIGNS, "shape": 16}), "x value is a Quantized of arrays"),
+    (Sparse((16,), np.array([1.0]), Dense(ROW[:1])), "x value is a Sparse of arrays"),  # type: ignore[arg-type]
+    (Sparse((16,), np.array([1]), None), "x value is a Sparse of arrays"),  # type: ignore[arg-type]
+    (Sparse((16,), np.array([2, 1]), Dense(ROW[:2])), "do not ascend within the tensor (at x value)"),
+]
+
+
+@pytest.mark.parametrize(("tensor", "told"), ODD_TENSORS)
+def test_odd_tensors_in_memory_are_named(tensor: Any, told: str, tmp_path: Path) -> None:
+    branch = Branch(Site("x"), "replace", {}, {"value": tensor})
+    with pytest.raises(AdapterPackError) as caught:
+        adapterpack.pack(replace(petl_adapter(), branches=(branch,)), tmp_path / "x.apk")
+    assert told in str(caught.value) and not (tmp_path / "x.apk").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": None},
+        {"method": 5},
+        {"branches": None},
+        {"branches": ["x"]},
+        {"branches": [Branch("x", "replace", {}, {})]},  # type: ignore[arg-type]
+        {"head": ROW},
+        {"labels": ["a"] * CLASSES},
+        {"labels": (1,) * CLASSES},
+        {"data": 224},
+        {"metadata": None},
+        {"backbone": "vit"},
+    ],
+)
+def test_odd_parts_of_an_adapter_in_memory(change: dict[str, Any], tmp_path: Path) -> None:
+    refused("bad-call", "is of type", source=replace(petl_adapter(), **change), out=tmp_path / "x.apk")
+
+
+def test_byte_order_and_layout_of_arrays_do_not_matter(tmp_path: Path) -> None:
+    values, found = (ROW * 3).reshape(4, 4), []
+    for array in (values, np.asfortranarray(values), values.astype(">f4")):
+        branch = Branch(Site("x"), "replace", {}, {"value": Dense(array)})
+        adapterpack.pack(replace(petl_adapter(), branches=(branch,)), tmp_path / "x.apk", force=True)
+        found.append((tmp_path / "x.apk").read_bytes())
+    assert found[0] == found[1] == found[2]
 
 
 # --- what was written

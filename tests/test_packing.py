@@ -20,7 +20,14 @@ from adapterpack import _files
 from adapterpack.adapter import Adapter, Backbone, Branch, Head, Site
 from adapterpack.container import limits, strict_json
 from adapterpack.container.limits import Limits
-from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, Reason
+from adapterpack.errors import (
+    AdapterPackError,
+    CallError,
+    CorruptFileError,
+    MissingFileError,
+    Reason,
+    UnsupportedAdapterError,
+)
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.join import common_backbone
 from adapterpack.packing.options import Options
@@ -278,6 +285,11 @@ def test_the_writer_refuses_what_the_reader_would(adapter: Adapter, reason: str)
     assert reason_of(pack, adapter) == reason
 
 
+def test_odd_metadata_are_told_as_such() -> None:
+    with pytest.raises(UnsupportedAdapterError, match=r"^name or metadata: the number 1152921504606846976 is out"):
+        pack(make("lora", metadata={"a": 2**60}))
+
+
 def test_two_tasks_of_one_name() -> None:
     assert reason_of(pack, make("lora"), make("adaptformer")) == "duplicate-name"
     assert reason_of(pack, make("lora", "caf\u00e9"), make("lora", "cafe\u0301")) == "duplicate-name"
@@ -325,6 +337,16 @@ def test_bundling_checks_checksums(tmp_path: Path) -> None:
     assert not (tmp_path / "all.apk").exists()
 
 
+def test_bundle_and_split_want_the_right_types(tmp_path: Path) -> None:
+    wrong: Any
+    for wrong in ("x.apk", b"x", tmp_path, None, 5, []):  # one path is no list of them
+        assert reason_of(adapterpack.bundle, wrong, tmp_path / "all.apk") == "bad-call"
+    for wrong in (None, 5, b"all.apk"):
+        assert reason_of(adapterpack.bundle, [pack(make("lora"))], wrong) == "bad-call"
+        assert reason_of(adapterpack.split, pack(make("lora")), wrong) == "bad-call"
+    adapterpack.bundle((data for data in [pack(make("lora"))]), tmp_path / "all.apk")  # type: ignore[arg-type]
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.apk").write_bytes(pack(make("lora")))
     (tmp_path / "out.apk").write_bytes(b"old")
@@ -348,6 +370,7 @@ A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
         ([Backbone(), Backbone(), Backbone("vit", A)], Backbone("vit", A)),
         ([Backbone("vit", A), Backbone("vit", B)], None),
         ([Backbone("vit", A), Backbone("swin", A)], None),
+        ([Backbone("vit", A), Backbone("swin")], None),
         ([Backbone("vit"), Backbone(), Backbone("swin")], None),
         ([Backbone("", A), Backbone("vit"), Backbone("", B)], None),
     ],

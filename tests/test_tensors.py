@@ -96,6 +96,7 @@ def test_bfloat16_rounds_as_torch_does(values: list[float]) -> None:
 def test_bfloat16_ties_go_to_even() -> None:
     raw = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x80000000, 0x00000001], np.uint32)
     assert round_bfloat16(raw.view(np.float32)).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x8000, 0]
+    assert round_bfloat16(np.array(1.0, np.float32)).shape == ()
 
 
 def test_dense_values_are_exact() -> None:

@@ -395,6 +395,12 @@ def test_second_reader_runs_without_any_installed_package() -> None:
     assert json.loads(out)["tasks"][0]["labels"] == ["Bär", "ねこ", "گل\u200cسرخ"]
 
 
+@pytest.mark.parametrize(("words", "told"), [([], "usage: "), (["none.apk"], "error: ")])
+def test_second_reader_says_what_it_lacks(words: list[str], told: str) -> None:
+    done = subprocess.run([sys.executable, "spec/reader.py", *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.startswith(told) and done.stderr.count("\n") == 1
+
+
 def test_same_bytes_in_every_process() -> None:
     code = (
         "import sys, hashlib; sys.path[:0] = ['spec', '.']; import vectors_good as v, vectors_signs as w, "

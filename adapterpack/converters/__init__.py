@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from adapterpack._files import PathSource, list_folder
+from adapterpack._files import PathSource, list_folder, os_errors
 from adapterpack._registry import Registry
 from adapterpack.converters import _labels, adapterhub, peft
 from adapterpack.converters._base import Converter, Exporter, Hints, Imported, prefix_of
@@ -88,7 +88,9 @@ def inputs_of(source: Path) -> list[Path]:
     """The paths at which a source's files may be: itself, and what belongs in or beside it."""
     if not source.name:  # the current folder, or the root
         return [source]
-    inside = [source / name for name in (*peft.FILES, *adapterhub.FILES, _labels.FILE)] if source.is_dir() else []
+    with os_errors(str(source)):
+        folder = source.is_dir()
+    inside = [source / name for name in (*peft.FILES, *adapterhub.FILES, _labels.FILE)] if folder else []
     beside = [*yaml_places(source), source.with_suffix(".json"), *source.parent.glob("param_req_*.pth")]
     return [source, *inside, *beside]
 
@@ -120,8 +122,6 @@ def seen(source: Path) -> str:
     head = prefix_of(source, 4096)
     if not head:
         return "an empty file"
-    if source.suffix in (".apk", ".adapterpack") and not head.startswith(b"PK"):
-        return "packed already"
     table = _ZIPS if head.startswith(b"PK\x03\x04") else _SEEN
     words = next(text for mark, text in table if (mark in head if table is _ZIPS else head.startswith(mark)))
     return f"{words} that begins {printable(head[:8].decode('latin-1'))!r}" if words == "a file" else words

@@ -18,7 +18,7 @@ from adapterpack._files import PathSource, read_exactly
 from adapterpack.adapter import Adapter, Backbone, DataSettings, canonical_order
 from adapterpack.converters._data import as_said
 from adapterpack.converters._report import Extracted
-from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason
+from adapterpack.errors import AdapterPackError, BackboneMismatchError, CallError, CorruptFileError, Reason
 
 F32 = NDArray[np.float32]
 SOURCE_BYTES = 4 << 30
@@ -128,11 +128,22 @@ def finish(adapter: Adapter, hints: Hints) -> Adapter:
     return replace(described, branches=tuple(sorted(adapter.branches, key=canonical_order)))
 
 
+def _of_one_backbone(own: Backbone, hints: Hints) -> Backbone:
+    """Name and fingerprint of the same weights: a bare name does not go with a fingerprint that is there already."""
+    given = hints.fingerprint
+    if own.fingerprint and given and own.fingerprint != given:
+        message = f"the adapter was trained on {own.name or 'a backbone'} ({own.fingerprint}), this one is {given}"
+        hint = "give --backbone (backbone=) that backbone's own weights, or leave it out"
+        raise BackboneMismatchError(message, Reason.FINGERPRINT, "backbone", hint)
+    return own if own.fingerprint and not given else Backbone(hints.backbone_name or own.name, given)
+
+
 def as_described(adapter: Adapter, hints: Hints) -> Adapter:
     """The adapter with what the caller said of it in place.
 
     Raises:
         CallError: `bad-labels` when the caller gives more or fewer labels than classes; those of `_data.as_said`.
+        BackboneMismatchError: `fingerprint-mismatch` when the adapter records another backbone than the caller's.
     """
     classes = adapter.head.classes if adapter.head else 0
     if hints.labels is not None and len(hints.labels) != classes:
@@ -143,7 +154,5 @@ def as_described(adapter: Adapter, hints: Hints) -> Adapter:
         name=hints.task or adapter.name,
         labels=adapter.labels if hints.labels is None else hints.labels,
         data=as_said(adapter.data or hints.data, hints.settings),
-        backbone=Backbone(
-            hints.backbone_name or adapter.backbone.name, hints.fingerprint or adapter.backbone.fingerprint
-        ),
+        backbone=_of_one_backbone(adapter.backbone, hints),
     )

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapterpack._files import make_folder, write_all
+from adapterpack._files import make_folder, os_errors, write_all
 from adapterpack.converters import settings as sidecar
 from adapterpack.converters._base import prefix_of, read_bytes
 from adapterpack.converters._safetensors_file import dense_tensors, header_of, note_in
@@ -92,10 +92,11 @@ def write_folder(out: Path, files: Mapping[str, bytes], *, force: bool) -> tuple
     Raises:
         CallError: `file-exists` without `force`, `not-a-file` where `out` is a file, `io-error`.
     """
-    if out.is_file():
+    with os_errors(str(out)):
+        made, file = not out.exists(), out.is_file()
+    if file:
         message = f"{out} is a file, and this form is a folder"
         raise CallError(message, Reason.NOT_A_FILE, hint="give the output another name")
-    made = not out.exists()
     make_folder(out)
     paths = {out / name: data for name, data in files.items()}
     try:

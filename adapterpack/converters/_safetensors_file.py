@@ -87,5 +87,5 @@ def _dense(name: str, row: Mapping[str, Any]) -> Dense:
 
 def tensor_bytes(tensors: Mapping[str, F32], note: Any) -> bytes:
     """A safetensors file with a note of this package in its metadata; the same input gives the same bytes."""
-    plain = {name: np.ascontiguousarray(tensors[name], "<f4") for name in sorted(tensors)}
+    plain = {name: np.asarray(tensors[name], "<f4", order="C") for name in sorted(tensors)}
     return safetensors_numpy.save(plain, {KEY: strict_json.dumps(note).decode()})

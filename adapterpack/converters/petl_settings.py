@@ -66,7 +66,7 @@ def yaml_places(source: Path) -> tuple[Path, Path]:
     return beside, source.absolute().parent.parent.parent / "configs" / source.absolute().parent.name / beside.name
 
 
-def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings:
+def settings_from(given: Mapping[str, Any], said: Mapping[str, Any], name: str = "the .bin") -> Settings:
     """The seven settings, typed; exactly the seven may stand in the YAML."""
     unknown = sorted(set(given) - set(NAMES))
     if unknown:
@@ -76,7 +76,7 @@ def settings_from(given: Mapping[str, Any], said: Mapping[str, Any]) -> Settings
     missing = [name for name in NAMES if name not in values]
     if missing and not given:
         raise MissingFileError(
-            "no .yaml beside the .bin", Reason.MISSING_FILE, hint="put it there: a .bin says nothing of itself"
+            f"no .yaml beside {name}", Reason.MISSING_FILE, hint="put it there: a .bin says nothing of itself"
         )
     if missing:
         raise CorruptFileError(

@@ -73,7 +73,7 @@ class PetlVit:
         """
         said = sidecar.only(hints.settings, (*NAMES, "depth", "width"), "a PETL-ViT file")
         text, given = read_sidecar(source)
-        settings = settings_from(given, said)
+        settings = settings_from(given, said, source.name)
         depth, width = depth_and_width(settings.backbone, said, hints.backbone)
         places = layout(settings, depth, width)
         head_bytes = 0 if settings.bihead else settings.num_class * (width + 1) * _FLOAT.itemsize

@@ -67,7 +67,7 @@ class Safetensors:
         """See `Converter.write`. The same adapter gives the same bytes each time."""
         description, arrays = flatten(densified(adapter))
         text = strict_json.dumps({"form": FORM, "task": description}).decode()
-        plain = {name: np.ascontiguousarray(array, "<f4") for name, array in sorted(arrays.items())}
+        plain = {name: np.asarray(array, "<f4", order="C") for name, array in sorted(arrays.items())}
         write_atomic(out, safetensors_numpy.save(plain, {KEY: text}), force=force)
         return (out,)
 

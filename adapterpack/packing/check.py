@@ -75,7 +75,7 @@ def _check_described(adapter: Adapter) -> None:
         same = strict_json.loads(strict_json.dumps(described)) == described
     except (TypeError, ValueError) as error:  # no JSON value, NaN, a lone surrogate
         if isinstance(error, CorruptFileError):
-            raise
+            raise CorruptFileError(f"name or metadata: {error.message}", Reason(error.reason)) from error
         raise UnsupportedAdapterError(f"name or metadata: {error}", Reason.NOT_EXPRESSIBLE) from error
     except RecursionError as error:
         raise UnsupportedAdapterError("metadata is nested too deeply", Reason.TOO_DEEP) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from adapterpack_cli import _output
@@ -119,12 +118,18 @@ def matrices_json(rows: Sequence[Extracted]) -> list[Json]:
     ]
 
 
+def _median(costs: Sequence[Cost]) -> float:
+    from statistics import median  # slow to import, and `inspect` has no costs to show
+
+    return median(cost.relative_error for cost in costs)
+
+
 def show_costs(out: Console, costs: Sequence[Cost]) -> None:
     """What quantizing cost: relative error a matrix, median and worst."""
     if not costs:
         return
     worst = max(costs, key=lambda cost: cost.relative_error)
-    middle = median(cost.relative_error for cost in costs)
+    middle = _median(costs)
     place = f"({_output.plain(worst.tensor)})"
     matrices = _output.counted(len(costs), "matrix", "matrices")
     out.print(f"quantized {matrices}: relative error median {middle:.4f}, worst {worst.relative_error:.4f} {place}")
@@ -156,7 +161,7 @@ def costs_json(costs: Sequence[Cost]) -> Json | None:
         return None
     worst = max(costs, key=lambda cost: cost.relative_error)
     return {
-        "median": median(cost.relative_error for cost in costs),
+        "median": _median(costs),
         "worst": worst.relative_error,
         "worst_tensor": worst.tensor,
         "tensors": {cost.tensor: cost.relative_error for cost in costs},

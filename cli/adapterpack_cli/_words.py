@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from adapterpack.errors import CallError, Reason
+from adapterpack.errors import CallError, Reason, steering
 
 # numbers as JSON writes them; whole ones only as long as every reader holds them exactly
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -49,9 +49,14 @@ def metadata_of(words: Sequence[str]) -> dict[str, Any]:
     stands in double quotes.
 
     Raises:
-        CallError: as `pairs`.
+        CallError: as `pairs`; also a control character, or bytes that are no UTF-8.
     """
-    return {name: _plain(text) for name, text in pairs(words, "--meta").items()}
+    found = pairs(words, "--meta")
+    for name, text in found.items():
+        if odd := steering(name + text):
+            problem = f"--meta {name}: the character U+{ord(odd):04X}"
+            raise CallError(problem, Reason.BAD_CALL, hint="give one line of text, in UTF-8")
+    return {name: _plain(text) for name, text in found.items()}
 
 
 def _plain(text: str) -> Any:

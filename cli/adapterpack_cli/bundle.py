@@ -10,11 +10,12 @@ import click
 from adapterpack import api
 from adapterpack.errors import CallError, Reason
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._tables import Column, show
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=PLACE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option(
     "--cross-task",
@@ -45,7 +46,7 @@ def _gain(bytes_before: int, bytes_after: int) -> str:
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", type=PLACE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The folder to write into.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

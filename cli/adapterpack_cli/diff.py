@@ -12,6 +12,7 @@ import click
 from adapterpack import compare
 from adapterpack.stores import shown
 from adapterpack_cli import _output
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._tables import Column, show
 from adapterpack_cli._words import settings_of
 
@@ -32,11 +33,13 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=PLACE)
+@click.argument("b", type=PLACE)
 @click.option("--task", help="Which task of A, where it has several, and of B.")
 @click.option("--other-task", help="Which task of B, where it is not called the same.")
-@click.option("--backbone", metavar="NAME_OR_FILE", help="For a source that does not say which tensors were trained.")
+@click.option(
+    "--backbone", type=PLACE, metavar="NAME_OR_FILE", help="For a source that does not say which tensors were trained."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What a source does not say, as in pack.")
 @click.option("--as", "how", metavar="HOW", help="Of a whole fine-tuned model, what to keep, as in pack.")
 @click.option("--all", "everything", is_flag=True, help="List tensors that are equal to the bit, too.")

@@ -9,12 +9,13 @@ import click
 
 from adapterpack_cli import _output
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@BACKBONE
 @click.option("--task", help="Which task, where FILE has several.")
 @click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
 @click.option("--fold", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)

@@ -11,6 +11,7 @@ from adapterpack.api import open as open_apk
 from adapterpack.errors import AdapterPackError, Reason
 from adapterpack.packing.sizes import describe_file, describe_tensors
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._tables import Column, show
 
 Json = dict[str, Any]
@@ -27,7 +28,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--tensors", is_flag=True, help="List sites, shapes, codecs and bit widths too.")
 def inspect(files: Sequence[str], as_json: bool, tensors: bool) -> None:

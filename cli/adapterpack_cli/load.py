@@ -10,17 +10,20 @@ import click
 from adapterpack.api import open as open_apk
 from adapterpack_cli import _output
 from adapterpack_cli._late import late
+from adapterpack_cli._place import BACKBONE, PLACE
 
 Json = dict[str, Any]
 
 
 @click.command()
-@click.argument("file")
-@click.option("--backbone", required=True, metavar="NAME_OR_FILE", help="timm name, or .safetensors beside a .json.")
+@click.argument("file", type=PLACE)
+@BACKBONE
 @click.option("--task", help="Which task, where FILE has several.")
 @click.option("--fold", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--image", "images", multiple=True, metavar="PATH", help="Classify an image; may be repeated.")
+@click.option(
+    "--image", "images", type=PLACE, multiple=True, metavar="PATH", help="Classify an image; may be repeated."
+)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
 @click.option("--export", type=click.Path(path_type=Path), help="Write the model with it: .safetensors or .onnx.")
 @click.option("--any-backbone", is_flag=True, help="Do not compare the backbone's fingerprint.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from typing import TextIO
@@ -21,7 +20,6 @@ from adapterpack.errors import Reason, printable
 from adapterpack_cli import _output, _streams
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-_EXPECTED = (click.ClickException, click.Abort, adapterpack.AdapterPackError, MemoryError, KeyboardInterrupt)
 
 # command → module; imported when asked for, so that `inspect` does not pay for `load`
 _COMMANDS = {
@@ -76,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     try:
         status = _run([word for word in words if word != "--debug"])
-    except _EXPECTED as error:
+    except (Exception, KeyboardInterrupt) as error:  # the last place: a user sees one line, whatever went wrong
         if debug:
+            import traceback  # not needed where all goes well
+
             traceback.print_exc()
         text, status = _explain(error)
         click.echo(f"error: {text}", err=True)
@@ -127,7 +127,12 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return _one_line(error), error.exit_code
     if isinstance(error, MemoryError):
         return "out of memory; close other programs or use a machine with more", 1
-    return "interrupted", 130
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return "interrupted", 130
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{printable(error.filename)}: {error.strerror}; check the path", 2
+    text = printable(" ".join(str(error).split()))[:200]
+    return f"{type(error).__name__}: {text}; a mistake of adapterpack: please report it with what --debug shows", 1
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -12,16 +12,19 @@ from adapterpack.errors import CallError, MissingFileError, Reason
 from adapterpack.packing.options import BITS, PROFILES
 from adapterpack.stores import shown
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._words import metadata_of, settings_of
 
 _CHOICE = click.Choice([str(b) for b in BITS])
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=PLACE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--task", help="The task's name.")
-@click.option("--backbone", metavar="NAME_OR_FILE", help="timm name, or .safetensors with a .json beside it.")
+@click.option(
+    "--backbone", type=PLACE, metavar="NAME_OR_FILE", help="timm name, or .safetensors with a .json beside it."
+)
 @click.option("--bits", type=_CHOICE, help="Quantize the adapter's matrices.")
 @click.option("--group", type=int, default=0, show_default=True, help="Weights a scale when quantizing; 0: a tensor.")
 @click.option("--head-bits", type=_CHOICE, help="Quantize the head.")
@@ -77,7 +80,7 @@ def pack(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make one .apk of SOURCE: a training checkpoint, a published file, a folder, also at hf://user/repository."""
+    """Make one .apk of SOURCE: a training checkpoint, a published file, a folder or hf://user/repository, an .apk."""
     with _output.busy(f"packing {shown(source).rstrip('/').rpartition('/')[2]}"):
         summary = exchange.pack(
             source,
@@ -111,7 +114,7 @@ def pack(
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise MissingFileError(f"{path}: no such file", Reason.MISSING_FILE, hint="check --labels") from error
     except (OSError, UnicodeDecodeError) as error:

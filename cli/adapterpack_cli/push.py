@@ -11,6 +11,7 @@ import click
 from adapterpack import transfer
 from adapterpack.stores import SUFFIXES, shown
 from adapterpack_cli import _output, _summary
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._tables import Column
 from adapterpack_cli._tables import show as show_table
 
@@ -19,8 +20,8 @@ _CELL = 1 << 16  # bytes of one step of the bar
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
-@click.argument("folder", metavar="DEST")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=PLACE)
+@click.argument("folder", metavar="DEST", type=PLACE)
 @click.option("--card/--no-card", default=True, help="Write DEST/README.md, or bring our part of it up to date.")
 @click.option(
     "--base-model", default="", metavar="REPOSITORY", help="The backbone's repository on the Hub, for the card."
@@ -65,7 +66,7 @@ def push(
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=PLACE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--task", help="Fetch this task alone.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,15 @@ from adapterpack.converters import EXPORTERS
 from adapterpack.converters.hf_names import NAMINGS
 from adapterpack.errors import printable
 from adapterpack_cli import _output
+from adapterpack_cli._place import PLACE
+
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:  # click 8.1 has no types to give
+    _Choice = click.Choice
 
 
-class _Form(click.Choice[str]):
+class _Form(_Choice):
     """A form's name; what is no adapter's form but a model's is told where it is written."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -25,7 +31,7 @@ class _Form(click.Choice[str]):
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", type=PLACE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--to", required=True, type=_Form(list(EXPORTERS)), help="The form to write.")
 @click.option("--task", help="Which task, where FILE has several.")

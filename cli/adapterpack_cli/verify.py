@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import click
 from adapterpack.api import open as open_apk
 from adapterpack.errors import AdapterPackError
 from adapterpack_cli import _output
+from adapterpack_cli._place import PLACE
 from adapterpack_cli._tables import Column, show
 
 _POOL_FROM = 16  # starting processes costs more than it saves for fewer tasks
@@ -34,7 +36,7 @@ class Job:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def verify(ctx: click.Context, files: Sequence[str], as_json: bool) -> None:
@@ -104,10 +106,15 @@ def _checked(jobs: Sequence[Job], workers: int, step: Callable[[int], None]) -> 
         for job in jobs:
             yield check(job, step)
         return
-    with ProcessPoolExecutor(workers, initializer=_begin) as pool:
-        for job, failure in zip(jobs, pool.map(check, jobs)):
-            step(job.count)
-            yield failure
+    done = 0
+    try:
+        with ProcessPoolExecutor(workers, initializer=_begin) as pool:
+            for job, failure in zip(jobs, pool.map(check, jobs)):
+                step(job.count)
+                done += 1
+                yield failure
+    except BrokenProcessPool:  # the system ended a worker, to have its memory: the rest one by one, here
+        yield from _checked(jobs[done:], 1, step)
 
 
 def _begin() -> None:
