@@ -397,6 +397,14 @@ def test_a_device_that_is_not_there() -> None:
         assert error.value.reason == "bad-call"
 
 
+def test_a_model_without_numbers() -> None:
+    model = vit()
+    made = adapter(lora_qv(), model)
+    with pytest.raises(UnsupportedAdapterError, match="meta") as error:
+        load_adapter(made, model.to("meta"), check_fingerprint=False)
+    assert error.value.reason == "unsupported-model"
+
+
 def test_convpass_counts_the_tokens_before_the_patches() -> None:
     (branch,) = EXAMPLES["convpass"][:1]
     model = vit(reg_tokens=2)

@@ -347,6 +347,12 @@ def test_bundle_and_split_want_the_right_types(tmp_path: Path) -> None:
     adapterpack.bundle((data for data in [pack(make("lora"))]), tmp_path / "all.apk")  # type: ignore[arg-type]
 
 
+def test_opening_and_verifying_want_the_right_types() -> None:
+    data: Any = pack(make("lora"))
+    assert reason_of(lambda: adapterpack.open(data, limits=5)) == "bad-call"  # type: ignore[arg-type]
+    assert reason_of(lambda: list(adapterpack.open(data).verify("task"))) == "bad-call"
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.apk").write_bytes(pack(make("lora")))
     (tmp_path / "out.apk").write_bytes(b"old")

@@ -36,6 +36,9 @@ class Bundle:
     def __init__(self, source: _files.Source, limits: Limits | None = None) -> None:
         self.source = source
         self.file_bytes = source.size()
+        if not isinstance(limits, (Limits, type(None))):
+            text = f"limits is of type {type(limits).__name__}"
+            raise CallError(text, Reason.BAD_CALL, hint="expected adapterpack.Limits(decoded_bytes=…)")
         self._limits = limits or Limits()
         with _naming(source):
             self._open()
@@ -108,6 +111,8 @@ class Bundle:
         Args:
             tasks: which, and with them those that they were coded with; None for all. They come in file order.
         """
+        if isinstance(tasks, str):
+            raise CallError(f"tasks is {tasks!r}", Reason.BAD_CALL, hint="give a list of names")
         numbers: Sequence[int] = range(len(self.tasks))
         if tasks is not None:
             numbers = sorted({n for task in tasks for n in chain(self.index, self._number(task))})

@@ -142,6 +142,11 @@ def writing(model: nn.Module) -> Iterator[torch.Tensor]:
     """No gradients, no autocast, and inference mode exactly where the parameters were made in it; gives one of them."""
     first = next(model.parameters())
     kind = first.device.type
+    if kind == "meta":
+        text = "the model is on the device meta: it has no numbers"
+        raise UnsupportedAdapterError(
+            text, Reason.UNSUPPORTED_MODEL, hint="move it with to_empty() and load its weights"
+        )
     plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
     another = first.is_inference() != torch.is_inference_mode_enabled()
     mode = torch.inference_mode(first.is_inference()) if another else nullcontext()
