@@ -19,6 +19,7 @@ from adapterpack.adapter import Site
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
 from adapterpack.methods._base import Entries
 from adapterpack.runtime.backbone import unwrap
+from adapterpack.runtime.compiled import refuse_hooks
 from adapterpack.runtime.fold import deltas
 from adapterpack.runtime.load import (
     MARK,
@@ -26,7 +27,6 @@ from adapterpack.runtime.load import (
     apply_step,
     bare_linear,
     memory_errors,
-    refuse_hooks,
     restore_head,
     writing,
 )
