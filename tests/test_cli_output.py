@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from adapterpack_cli import _output
+from adapterpack_cli import _output, _streams
 from adapterpack_cli.main import main
 from tests import factories
 
@@ -183,6 +183,12 @@ def test_other_encodings(files: Path, tmp_path: Path, encoding: str) -> None:
     failed = process("adapterpack inspect nö.apk", tmp_path, PYTHONIOENCODING=encoding)
     assert failed.returncode == 2 and failed.stderr.startswith(b"error: n")
     assert process("adapterpack --help", tmp_path, PYTHONIOENCODING=encoding).returncode == 0
+
+
+def test_a_curve() -> None:
+    assert _output.curve([0.1, 0.5, 0.8, 0.7]) == "▁▅█▇" and _output.curve([0.5, 0.5]) == "██"
+    _streams.prepare()
+    assert "▁▂▃▄▅▆▇█".encode("ascii", errors="adapterpack") == b"_.,-~=+#"
 
 
 # --- outputs that take nothing

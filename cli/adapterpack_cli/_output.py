@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PART_COLOURS = {"adapter": "cyan", "head": "magenta", "metadata": "yellow", "container": "bright_black"}
+CURVE = "▁▂▃▄▅▆▇█"
 PART_FILLS = {"adapter": "█", "head": "▓", "metadata": "▒", "container": "░"}
 BAR_CELLS = 40
 
@@ -84,6 +85,12 @@ def bar(parts: Mapping[str, int], cells: int = BAR_CELLS) -> Text:
     for name, width in widths.items():
         text.append(PART_FILLS[name] * width, style=PART_COLOURS[name])
     return text
+
+
+def curve(values: Sequence[float]) -> str:
+    """Values from left to right, as columns between the lowest and the highest."""
+    low, high, steps = min(values), max(values), len(CURVE) - 1
+    return "".join(CURVE[round(steps * (value - low) / (high - low)) if high > low else steps] for value in values)
 
 
 def legend(parts: Mapping[str, int]) -> Text:

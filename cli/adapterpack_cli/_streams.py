@@ -14,6 +14,7 @@ from adapterpack.errors import CallError, Reason
 _HANDLER = "adapterpack"
 # what stands for our own signs where the encoding has none; each as wide as what it replaces
 _PLAIN = {"█": "#", "▓": "=", "▒": "-", "░": ".", "–": "-", "×": "x", "…": "~"}
+_PLAIN |= dict(zip("▁▂▃▄▅▆▇", "_.,-~=+"))
 
 
 def prepare() -> None:

@@ -144,5 +144,8 @@ def _show(result: Result, out: Path, *, as_json: bool) -> None:
     console = _output.console()
     console.print(f"wrote {_output.plain(str(out))}: {result.parameters:,} trained parameters, {result.seconds:.1f} s")
     console.print(f"validation {best.accuracy:.2%} in epoch {result.state.best_epoch} of {result.recipe.epochs}")
+    scored = [row["val_accuracy"] for row in result.state.history if "val_accuracy" in row]
+    if len(scored) > 1:
+        console.print(f"           {_output.curve(scored)}  from {scored[0]:.2%} to {scored[-1]:.2%}")
     if result.test is not None:
         console.print(f"test       {result.test.accuracy:.2%} of {result.test.examples:,} images")
