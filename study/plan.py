@@ -61,7 +61,15 @@ VARIATIONS: Mapping[str, Settings] = {
     "up from a tenth of the deviation": {"up_start": 0.0001},
     "up from ten times the deviation": {"up_start": 0.01},
 }
-PAIRS = (("lora 1 bit dim 32", "lora 32 bit dim 32"), ("adaptformer 1 bit dim 32", "adaptformer 32 bit dim 32"))
+WITHOUT_SCALE: Mapping[str, Settings] = {  # of a method that has none, and starts its head from small weights anyway
+    "twice the steps": {"epochs": 2},
+    "branches never dropped": {"branch_drop": 0.0},
+}
+PAIRS = (
+    ("lora 1 bit dim 32", "lora 32 bit dim 32"),
+    ("adaptformer 1 bit dim 32", "adaptformer 32 bit dim 32"),
+    ("consolidator 1 bit", "consolidator 32 bit"),
+)
 SHORT = 0.005  # of accuracy: a smaller difference is not looked into
 CORE = ("probe", "lora 32 bit dim 32", "lora 1 bit dim 32", "adaptformer 32 bit dim 32", "adaptformer 1 bit dim 32",
         "lora 32 bit dim 1", "lora 8 bit dim 4")  # fmt: skip
@@ -128,11 +136,16 @@ def final(budget: Budget, task: str, case: Case, lr: float, scale: float) -> lis
     return [Run(task, case.name, "final", seed, *rest) for seed in range(budget.seeds)]
 
 
+def variations(case: Case) -> Mapping[str, Settings]:
+    """What is changed of a case, the steps first."""
+    return VARIATIONS if case.scaled else WITHOUT_SCALE
+
+
 def varied(budget: Budget, task: str, case: str, lr: float, scale: float, names: Sequence[str]) -> list[Run]:
     """The runs that ask why, from the pair that was chosen."""
     runs = []
     for name in names:
-        change = VARIATIONS[name]
+        change = {**WITHOUT_SCALE, **VARIATIONS}[name]
         epochs, other = budget.epochs * change.get("epochs", 1), scale * change.get("scale", 1)
         runs += [Run(task, case, "why", s, epochs, budget.batch_size, lr, other, name) for s in range(budget.seeds)]
     return runs

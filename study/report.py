@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev, variance
 from typing import Any
 
-from study.plan import CASES, VARIATIONS
+from study.plan import CASES, VARIATIONS, WITHOUT_SCALE
 from study.runner import falls_short, of_better_pair
 
 Row = dict[str, Any]
@@ -137,7 +137,7 @@ def _why(rows: Sequence[Row], finals: Sequence[Row]) -> list[str]:
         for case in cases:
             before = [row for row in finals if (row["task"], row["case"]) == (task, case)]
             found.append(f"| {task}, {case} | – | {_cell(before)} | |")
-            for name in VARIATIONS:
+            for name in {**VARIATIONS, **WITHOUT_SCALE}:
                 after = asked.get((task, case, name), [])
                 if after:
                     gap = f"{_mean(after) - _mean(before):+.1f} ± {_error(after, before):.1f}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from study.plan import CASES, PAIRS, SHORT, VARIATIONS, Budget, Case, Run, final, pairs, tuning, varied
+from study.plan import CASES, PAIRS, SHORT, Budget, Case, Run, final, pairs, tuning, variations, varied
 
 HERE = Path(__file__).resolve().parent
 Row = dict[str, Any]
@@ -105,11 +105,13 @@ def falls_short(rows: Sequence[Row]) -> list[tuple[str, Row, Row]]:
 def asking_why(budget: Budget, known: Mapping[str, Row]) -> list[Run]:
     """Where 1 bit falls short of float32: one thing changed at a time, with every seed."""
     short = falls_short([row for row in of_better_pair(known.values()) if row["task"] in budget.tasks])
+    cases = {case.name: case for case in CASES}
     runs = []
     for task, one, other in short:
         if {one["case"], other["case"]} <= set(budget.cases):
-            runs += varied(budget, task, one["case"], one["lr"], one["scale"], list(VARIATIONS))
-            runs += varied(budget, task, other["case"], other["lr"], other["scale"], list(VARIATIONS)[:1])
+            names = list(variations(cases[one["case"]]))
+            runs += varied(budget, task, one["case"], one["lr"], one["scale"], names)
+            runs += varied(budget, task, other["case"], other["lr"], other["scale"], names[:1])
     return runs
 
 
@@ -169,7 +171,7 @@ def one(run: Run, data: str, backbone: str) -> Row:
 def _settings(run: Run, case: Case) -> dict[str, Any]:
     common = {"epochs": run.epochs, "batch_size": run.batch_size, "lr": run.lr, "seed": run.seed}
     extra = {"scale": run.scale} if case.scaled else {}
-    own = {name: v for name, v in VARIATIONS.get(run.variation, {}).items() if name not in ("epochs", "scale")}
+    own = {name: v for name, v in variations(case).get(run.variation, {}).items() if name not in ("epochs", "scale")}
     return {**dict(case.settings), **common, **extra, **own}
 
 

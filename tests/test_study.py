@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from study import runner
 from study.plan import BUDGETS, CASES, VARIATIONS, final, tuning
 from study.report import write_report
-from study.runner import asking_why, finished, two_best
+from study.runner import _settings, asking_why, finished, two_best
 
 
 def run(case: str, task: str, seed: int, test: float, **more: Any) -> dict[str, Any]:
@@ -120,6 +120,19 @@ def test_the_runs_that_ask_why() -> None:
     assert sorted({one.scale for one in runs}) == pytest.approx([10 / 3, 10.0, 30.0])
     better = [{**row, "test": 0.9} if row["case"] == "lora 1 bit dim 32" else row for row in ROWS]
     assert asking_why(core, {str(i): row for i, row in enumerate(better)}) == []
+
+
+def test_the_runs_that_ask_why_of_a_method_without_a_scale() -> None:
+    few, many = (run(f"consolidator {bits} bit", "digits", 0, test) for bits, test in ((1, 0.7), (32, 0.9)))
+    budget = replace(BUDGETS["core"], cases=(few["case"], many["case"]))
+    runs = asking_why(budget, {"0": few, "1": many})
+    assert [(one.case, one.variation) for one in runs if one.seed == 0] == [
+        ("consolidator 1 bit", "twice the steps"),
+        ("consolidator 1 bit", "branches never dropped"),
+        ("consolidator 32 bit", "twice the steps"),
+    ]
+    settings = [_settings(one, next(case for case in CASES if case.name == one.case)) for one in runs]
+    assert [one["branch_drop"] for one in settings if "branch_drop" in one] == [0.0] * budget.seeds
 
 
 @pytest.mark.parametrize(
