@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from adapterpack.adapter import Adapter
+from adapterpack.container.framing import MAGIC
 from adapterpack.container.names import TASK_NAMES, fits_task
+from adapterpack.converters._base import prefix_of
 from adapterpack.converters.finetune import parse_how
 from adapterpack.converters.settings import checked
 from adapterpack.errors import CallError, Reason
+from adapterpack.stores import SUFFIXES
 
 if TYPE_CHECKING:
     from adapterpack.runtime.facts import BackboneFacts
@@ -77,3 +81,9 @@ def facts_of(backbone: str | os.PathLike[str] | None) -> BackboneFacts | None:
         hint = "pip install 'adapterpack[torch]'"
         raise CallError(f"--backbone (backbone=) needs {error.name}", Reason.MISSING_EXTRA, hint=hint) from error
     return backbone_facts(backbone)
+
+
+def is_packed(source: str) -> bool:
+    """Whether a source is of our own format, by its first bytes or, damaged or at a URL, by its name."""
+    first = b"" if "://" in source else prefix_of(Path(source))
+    return first.startswith(MAGIC) or (source.endswith(SUFFIXES) and not first.startswith(b"PK"))

@@ -24,7 +24,7 @@ def files_in(root: Path) -> Iterator[Path]:
 def _leads_back(folder: Path) -> bool:
     """Whether it is a link to a folder that it lies in, which has no end."""
     try:
-        return folder.is_symlink() and any(folder.samefile(above) for above in folder.parents)
+        return folder.is_symlink() and any(folder.samefile(above) for above in folder.absolute().parents)
     except OSError as error:
         unreadable(error)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Union
 
-from adapterpack._arguments import checked_settings, facts_of
+from adapterpack._arguments import checked_settings, facts_of, is_packed
 from adapterpack.adapter import Adapter, DataSettings
-from adapterpack.container.framing import MAGIC
 from adapterpack.converters import read
-from adapterpack.converters._base import Hints, prefix_of
+from adapterpack.converters._base import Hints
 from adapterpack.converters._fetch import SETTINGS
 from adapterpack.errors import MissingFileError
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.packing.differences import Differences, differences
 from adapterpack.packing.encode import encode_task
-from adapterpack.stores import SUFFIXES, read_folder, shown
+from adapterpack.stores import read_folder, shown
 
 Source = Union[str, "os.PathLike[str]", Adapter]
 
@@ -88,8 +86,8 @@ def diff(
 def _read(source: Source, task: str | None, backbone: str | None, settings: Mapping[str, Any]) -> Adapter:
     if isinstance(source, Adapter):
         return source
-    text, path = os.fspath(source), Path(source)
-    if path.suffix in SUFFIXES or ("://" not in text and prefix_of(path).startswith(MAGIC)):
+    text = os.fspath(source)
+    if is_packed(text):
         return open_bundle(source).read(task)
     bundle = _at_url(text) if "://" in text else None
     return read(text, _hints(backbone, settings)).adapter if bundle is None else bundle.read(task)

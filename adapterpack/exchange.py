@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from adapterpack import _files
-from adapterpack._arguments import check_task, check_types, checked_settings, facts_of
+from adapterpack._arguments import check_task, check_types, checked_settings, facts_of, is_packed
+from adapterpack._outputs import refuse_inputs
 from adapterpack.adapter import Adapter
 from adapterpack.api import PathLike, Summary
-from adapterpack.container.framing import MAGIC
 from adapterpack.converters import EXPORTERS, inputs_of, read
 from adapterpack.converters import settings as given
-from adapterpack.converters._base import Exporter, Hints, Imported, as_described, prefix_of
+from adapterpack.converters._base import Exporter, Hints, Imported, as_described
 from adapterpack.converters._lost import Lossy
 from adapterpack.converters._memory import check_memory
 from adapterpack.converters.hf_names import NAMINGS
@@ -28,7 +27,6 @@ from adapterpack.packing.join import join
 from adapterpack.packing.options import CODE_BITS, Options
 from adapterpack.packing.requantize import Report, kept, requantize
 from adapterpack.packing.sizes import describe_file
-from adapterpack.stores import SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +108,8 @@ def pack(
     said = checked_settings(settings)
     _check_images(options, backbone, calibrate, evaluate)
     check_task(task)
-    _refuse_inputs(Path(out), _inputs(source, backbone, said))
+    images = [Path(path) for path in (calibrate, evaluate) if path is not None]
+    refuse_inputs(Path(out), [*_inputs(source, said), *images], backbone)
     _files.refuse_output(Path(out), force=force)
     facts = facts_of(backbone)
     hints = Hints(task=task, labels=None if labels is None else tuple(labels), settings=said)
@@ -156,7 +155,7 @@ def unpack(
     """
     check_types({"out": out, "to": to, "task": task, "names": names, "force": force})
     form = _form(to, names)
-    _refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
+    refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
     _files.refuse_no_folder(Path(out))
     adapter = open_bundle(source).read(task)
     notes = form.lost(adapter) if isinstance(form, Lossy) else ()
@@ -181,25 +180,12 @@ def _form(to: str, names: str) -> Exporter:
     return replace(form, names=names)
 
 
-def _inputs(source: PathLike | Adapter, backbone: PathLike | None, said: Mapping[str, Any]) -> list[Path]:
-    """The paths that packing may read."""
-    found = [] if backbone is None else [Path(backbone)]
-    found += [path.with_suffix(".json") for path in found if path.suffix == ".safetensors"]
+def _inputs(source: PathLike | Adapter, said: Mapping[str, Any]) -> list[Path]:
+    """The paths that a source may be read from."""
     if isinstance(source, Adapter) or "://" in os.fspath(source):
-        return found
+        return []
     mask = [Path(source).parent / said["mask"]] if "mask" in said else []
-    return [*inputs_of(Path(source)), *mask, *found]
-
-
-def _refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that is an input, or no file, before any work is done."""
-    if str(out) == "-":
-        raise CallError("standard output is no place for a file", Reason.BAD_CALL, hint="name a file")
-    for path in inputs:
-        with contextlib.suppress(OSError, ValueError):  # one of them is not there, or is no path at all
-            if out.samefile(path):
-                message = f"{out} is read, so it cannot be written"
-                raise CallError(message, Reason.BAD_CALL, hint="give the output another name")
+    return [*inputs_of(Path(source)), *mask]
 
 
 def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
@@ -207,7 +193,7 @@ def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
         check_memory(source)
         given.only(hints.settings, (), "an adapter in memory")
         return Imported(as_described(source, hints))
-    if not _is_packed(os.fspath(source)):
+    if not is_packed(os.fspath(source)):
         return read(source, hints)
     given.only(hints.settings, (), "what is packed already")
     bundle = open_bundle(source)
@@ -215,12 +201,6 @@ def _import(source: PathLike | Adapter, hints: Hints) -> Imported:
         message = f"{bundle.source.name} has {len(bundle.tasks)} tasks"
         raise CallError(message, Reason.BAD_CALL, hint="take it apart with `adapterpack split`, and pack one of them")
     return Imported(as_described(bundle.read(), hints))
-
-
-def _is_packed(source: str) -> bool:
-    """Whether a source is of our own format, by its first bytes or, damaged or at a URL, by its name."""
-    first = b"" if "://" in source else prefix_of(Path(source))
-    return first.startswith(MAGIC) or (source.endswith(SUFFIXES) and not first.startswith(b"PK"))
 
 
 def _check_images(

@@ -209,6 +209,15 @@ def test_one_task_of_each(tmp_path: Path) -> None:
         adapterpack.diff(path, path, task="three")
 
 
+def test_a_checkpoint_of_torch_may_be_called_apk(tmp_path: Path) -> None:
+    packed, strange = tmp_path / "x.apk", tmp_path / "y.apk"
+    made = adapter(lora())
+    packed.write_bytes(factories.pack(made))
+    (written,) = adapterpack.unpack(packed, tmp_path / "y.ckpt", to="checkpoint")
+    written.rename(strange)
+    assert adapterpack.diff(packed, strange).identical  # as `pack` reads it
+
+
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.apk", tmp_path / "bad.apk"
     good.write_bytes(factories.pack(adapter(lora())))

@@ -602,13 +602,25 @@ def test_odd_tensors_in_memory_are_named(tensor: Any, told: str, tmp_path: Path)
         {"head": ROW},
         {"labels": ["a"] * CLASSES},
         {"labels": (1,) * CLASSES},
+        {"branches": [Branch(Site("x"), "replace", None, {})]},  # type: ignore[arg-type]
+        {"branches": [Branch(Site("x"), "replace", {1: 2}, {})]},  # type: ignore[dict-item]
+        {"branches": [Branch(Site("x"), [], {}, {})]},  # type: ignore[arg-type]
         {"data": 224},
+        {"data": DataSettings([3, 224, 224])},  # type: ignore[arg-type]
+        {"data": DataSettings(mean=(0.5, "0.5", 0.5))},  # type: ignore[arg-type]
+        {"data": DataSettings(crop_pct="all")},  # type: ignore[arg-type]
         {"metadata": None},
         {"backbone": "vit"},
     ],
 )
 def test_odd_parts_of_an_adapter_in_memory(change: dict[str, Any], tmp_path: Path) -> None:
     refused("bad-call", "is of type", source=replace(petl_adapter(), **change), out=tmp_path / "x.apk")
+
+
+def test_a_head_in_memory_is_a_matrix(tmp_path: Path) -> None:
+    for shape in ((), (4,), (4, 2, 2)):
+        odd = replace(petl_adapter(), head=Head(Dense(np.ones(shape, np.float32))), labels=None)
+        refused("bad-call", "expected [classes, features]", source=odd, out=tmp_path / "x.apk")
 
 
 def test_byte_order_and_layout_of_arrays_do_not_matter(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_top_classes() -> None:
     assert [top.index for top in found] == order and [top.label for top in found] == [labels[i] for i in order]
     assert [top.probability for top in found] == pytest.approx(probabilities[order].tolist())
     assert len(top_classes(model, image, 50)) == 7 and top_classes(model, image)[0].label == ""
+    assert top_classes(torch.compile(model, backend="eager"), image, 3, labels) == found  # type: ignore[arg-type]
     assert top_classes(model.bfloat16(), image)[0].index in range(7)
 
 

@@ -29,7 +29,14 @@ LAYERS: list[set[str]] = [
     {"adapterpack.stacks"},
     {"adapterpack.tensors"},
     {"adapterpack._scratch"},
-    {"adapterpack.codebooks", "adapterpack.bits", "adapterpack._files", "adapterpack._registry", "adapterpack._walk"},
+    {
+        "adapterpack.codebooks",
+        "adapterpack.bits",
+        "adapterpack._files",
+        "adapterpack._registry",
+        "adapterpack._walk",
+        "adapterpack._outputs",
+    },
     {"adapterpack.stores"},
     {"adapterpack.errors"},
 ]

@@ -170,6 +170,9 @@ def test_what_is_refused(in_process: None, place: Path, run: Any) -> None:
     ):
         code, _, error = run(*words, adapter=adapter)
         assert code == 2 and told in error and error.count("\n") == 1
+    code, _, error = run("-o", "digits.apk", "--force")
+    assert code == 2 and "digits.apk is read, so it cannot be written" in error
+    assert (place / "digits.apk").read_bytes() == data
     shutil.rmtree(place / "images")
     assert "no folder images" in run()[2]
     (place / "images").mkdir()

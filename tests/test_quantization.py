@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import adapterpack
 from adapterpack.adapter import Adapter, Branch, Head, Site
-from adapterpack.errors import AdapterPackError
+from adapterpack.errors import AdapterPackError, CallError
 from adapterpack.runtime import backbone as backbone_module
 from adapterpack.runtime.backbone import create_backbone
 from adapterpack.runtime.images import read_image
@@ -113,6 +113,16 @@ def test_images_are_taken_evenly(place: Path) -> None:
     made = create_backbone(place / "tiny.safetensors")
     some, every = (read_some(place / "data", made.data, count) for count in (4, 1000))
     assert every.shape == (36, 3, 16, 16) and torch.equal(some, every[[0, 9, 18, 27]])
+
+
+@pytest.mark.parametrize("use", ["calibrate", "evaluate"])
+def test_images_are_never_overwritten(place: Path, tmp_path: Path, use: str) -> None:
+    data = tmp_path / "toy.npz"
+    np.savez(data, **_images.arrays(), classes=np.array([f"class {i}" for i in range(CLASSES)]))
+    before = data.read_bytes()
+    with pytest.raises(CallError, match="is read, so it cannot be written"):
+        pack(place, data, bits=8, force=True, **{use: data})
+    assert data.read_bytes() == before
 
 
 def test_evaluate_alone(place: Path, tmp_path: Path) -> None:

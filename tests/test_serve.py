@@ -174,6 +174,7 @@ P = "/v1/tasks/digits/predict"
         ("POST", f"{P}?top=1e9", _serving.png(), 400, "top is '1e9'"),
         ("POST", f"{P}?folded=maybe", _serving.png(), 400, "folded is 'maybe'"),
         ("POST", f"{P}?task=four", _serving.png(), 400, "two tasks, 'digits' and 'four'"),
+        ("POST", "/v1/predict?task=four&task=digits", _serving.png(), 400, "two tasks, 'digits' and 'four'"),
         ("POST", "/v1/tasks?replace=maybe", b"none", 400, "replace is 'maybe'"),
         ("GET", P, None, 405, "use POST"),
         ("PUT", P, _serving.png(), 405, "use POST"),

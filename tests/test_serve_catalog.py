@@ -224,7 +224,7 @@ def test_hidden_folders_are_not_served(tmp_path: Path, data: bytes) -> None:
     memory.rm("/hidden", recursive=True)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_but_not_in_circles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("images/one", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.png").write_bytes(b"1")
@@ -235,6 +235,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     found = images_in(tmp_path / "images")
     assert list(found) == ["no.png", "one/a.png", "two/a.png", "two/one/a.png"]
     assert found["one/a.png"][0] == 1
+    (tmp_path / "images" / "out").symlink_to("../..")  # a folder above the one that is asked for
+    monkeypatch.chdir(tmp_path / "images")
+    assert images_in(Path()) == images_in(tmp_path / "images") == found
 
 
 def test_a_folder_that_cannot_be_listed_keeps_what_is_served(tmp_path: Path, data: bytes) -> None:

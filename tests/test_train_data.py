@@ -137,6 +137,8 @@ def test_class_names_in_bytes(tmp_path: Path) -> None:
     np.savez(tmp_path / "toy.npz", **arrays(), classes=np.array([b"cat", b"\xff", b"cow"]))
     with pytest.raises(CorruptFileError, match="is not in UTF-8"):
         read_task(tmp_path / "toy.npz", SETTINGS)
+    np.savez(tmp_path / "toy.npz", **arrays(), classes=np.array(["cat", "\ud800", "cow"]))  # no file can hold it
+    assert read_task(tmp_path / "toy.npz", SETTINGS).classes[1] == "\ud800"
 
 
 def test_npz_is_never_unpickled(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ import adapterpack
 from adapterpack.converters.checkpoint import load_run, read_spt_mask
 from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, UnsupportedAdapterError
 from adapterpack.train import loop, select
+from adapterpack.train import run as train_run
+from adapterpack.train.devices import Hardware
 from adapterpack.train.evaluate import Question, evaluate
 from adapterpack.train.loop import Progress
 from adapterpack.train.measure import Score
@@ -410,6 +412,19 @@ def test_what_is_read_is_never_written(work: Path, tmp_path: Path) -> None:
         with pytest.raises(CallError, match="is read, so it cannot be written"):
             write_mask(MaskRequest(asked.data, asked.backbone, 0.002, out, force=True, device="cpu"), lambda: None)
         assert out.read_bytes() == before
+    with pytest.raises(CallError, match="standard output is no place"):
+        train(replace(asked, out=Path("-")), quick(), lambda _: None)
+    with pytest.raises(AdapterPackError):  # an empty name of a backbone is no path that a suffix can be given to
+        train(replace(asked, backbone="", out=tmp_path / "x.ckpt"), quick(), lambda _: None)
+
+
+def test_the_part_of_another_run_beside_another_process_is_not_looked_at(work: Path, tmp_path: Path) -> None:
+    asked = request(work, tmp_path / "run.ckpt", resume=True)
+    part_of(asked.out).write_bytes(b"of another run")
+    other = Hardware(torch.device("cpu"), bf16=False, rank=1, world=2)
+    assert train_run._journal(asked, {}, other).state is None
+    with pytest.raises(AdapterPackError):
+        train_run._journal(asked, {}, replace(other, rank=0))
 
 
 @pytest.mark.parametrize("name", ["a/b", ".hidden", "x\ny"])

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import adapterpack
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.runtime import backbone as backbone_module
+from adapterpack.runtime.trial import Trial, check
 from adapterpack_cli.main import main
 from tests import _vit
 
@@ -68,6 +70,13 @@ def test_people_see_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines[0].endswith(" ms") and lines[-1] == "unloaded: the backbone is bit for bit what it was"
 
 
+@pytest.mark.parametrize("name", ["vit_small.augreg", ""])
+def test_a_name_of_timm_is_no_file(folder: Path, name: str) -> None:
+    bundle = adapterpack.open(folder / "lora.apk")
+    assert check(Trial(bundle, name, device="cpu", export=folder / "vit_small.safetensors")) == "cpu"
+    assert check(Trial(bundle, name, device="cpu", export=Path("vit_small.safetensors"))) == "cpu"
+
+
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
@@ -76,7 +85,7 @@ def test_people_see_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["lora.apk", "--export", "old.safetensors"], 2, "old.safetensors exists already; use --force to replace it"),
         (["lora.apk", "--export", "nowhere/new.safetensors"], 2, "nowhere"),
         (["lora.apk", "--export", "new.pt"], 2, "the suffix of the export chooses its form"),
-        (["lora.apk", "--export", "vit.safetensors", "--force"], 2, "is the backbone's"),
+        (["lora.apk", "--export", "vit.safetensors", "--force"], 2, "vit.safetensors is read, so it cannot"),
         (["lora.apk", "--export", "old.onnx"], 2, "old.onnx exists already; use --force to replace it"),
         (["lora.apk", "--export", "described.safetensors"], 2, "described.json exists already"),
         (["former.apk", "--export", "new.onnx", "--fold", "always"], 1, "use --fold auto"),

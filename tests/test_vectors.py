@@ -205,6 +205,18 @@ def test_the_page_names_the_class_that_is_raised() -> None:
         assert type(error.value).__name__ in rows[row["reason"]][0], row["file"]
 
 
+def test_the_page_names_every_class_of_a_reason() -> None:
+    rows, raised = error_rows(), set()
+    for path in (ROOT / "adapterpack").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("Error"):
+                words = [ast.unparse(given) for given in call.args]
+                raised |= {(word, ast.unparse(call.func)) for word in words if word.startswith("Reason.")}
+    assert len(raised) > 50
+    for word, kind in sorted(raised):
+        assert kind in rows[Reason[word[7:]].value][0].replace(",", " ").split(), word
+
+
 # --- every damage is seen
 
 

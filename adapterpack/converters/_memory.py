@@ -6,6 +6,7 @@ A file's adapter need not be asked: whoever reads it makes arrays of the right k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from types import NoneType
 from typing import Any
 
@@ -27,6 +28,7 @@ _PARTS: dict[str, tuple[type, ...]] = {
     "metadata": (Mapping,),
     "backbone": (Backbone,),
 }
+_NUMBERS = ("input_size", "mean", "std")  # of `DataSettings`: a number a dimension or channel
 
 
 def check_memory(adapter: Adapter) -> None:
@@ -40,17 +42,39 @@ def check_memory(adapter: Adapter) -> None:
         _require(getattr(adapter, name), kinds, f"the adapter's {name}")
     for label in adapter.labels or ():
         _require(label, (str,), "a class name")
+    if adapter.data is not None:
+        _check_data(adapter.data)
     named: dict[str, Tensor] = {}
     if adapter.head is not None:
         named.update({f"head {role}": tensor for role, tensor in adapter.head.tensors.items()})
     for branch in adapter.branches:
-        _require(branch, (Branch,), "a branch")
-        _require(branch.site, (Site,), "a site")
-        _require(branch.tensors, (Mapping,), f"what {branch.site} holds")
+        _check_branch(branch)
         named.update({f"{branch.site} {role}": tensor for role, tensor in branch.tensors.items()})
     for place, tensor in named.items():
         _check_form(tensor, place)
         check_tensor(tensor, place)
+    if adapter.head is not None and len(adapter.head.weight.shape) != 2:
+        text = f"the head's weight has shape {list(adapter.head.weight.shape)}"
+        raise CallError(text, Reason.BAD_CALL, hint="expected [classes, features]")
+
+
+def _check_data(data: DataSettings) -> None:
+    for name in _NUMBERS:
+        values = getattr(data, name)
+        _require(values, (tuple,), f"the adapter's {name}")
+        for value in values:
+            _require(value, (Real,), f"a number of the adapter's {name}")
+    _require(data.crop_pct, (Real,), "the adapter's crop_pct")
+
+
+def _check_branch(branch: Branch) -> None:
+    _require(branch, (Branch,), "a branch")
+    _require(branch.site, (Site,), "a site")
+    _require(branch.method, (str,), f"the method at {branch.site}")
+    _require(branch.params, (Mapping,), f"params at {branch.site}")
+    for name in branch.params:
+        _require(name, (str,), f"a setting's name at {branch.site}")
+    _require(branch.tensors, (Mapping,), f"what {branch.site} holds")
 
 
 def _require(value: object, kinds: tuple[type, ...], what: str) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 
 from adapterpack.adapter import DataSettings
 from adapterpack.errors import CorruptFileError, MissingFileError, Reason, UnsupportedAdapterError
+from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.evaluating import evaluating
 from adapterpack.runtime.families import classifier
 
@@ -152,13 +153,13 @@ def require_classes(model: nn.Module, name: str) -> None:
     """Refuse to call the features of a model whose head is none probabilities of classes.
 
     Args:
-        model: with the task's own head in it, or asked about a task that has none.
+        model: with the task's own head in it, or asked about a task that has none; also what `torch.compile` gave.
         name: of the task, for the message.
 
     Raises:
         UnsupportedAdapterError: `missing-site`.
     """
-    if isinstance(classifier(model), nn.Identity):
+    if isinstance(classifier(unwrap(model)), nn.Identity):
         hint = "pack the task with its head, or use a backbone that has one"
         raise UnsupportedAdapterError(f"{name} has no head, nor has the backbone", Reason.MISSING_SITE, "head", hint)
 

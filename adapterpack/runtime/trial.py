@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from adapterpack import _files
+from adapterpack._outputs import refuse_inputs
 from adapterpack.adapter import DataSettings
 from adapterpack.container.index import TaskEntry
 from adapterpack.errors import CallError, Reason, UnsupportedAdapterError
@@ -117,8 +118,7 @@ def _check_export(trial: Trial, path: Path) -> None:
         text = f"{path.name} is neither .safetensors nor .onnx"
         raise CallError(text, Reason.BAD_CALL, hint="the suffix of the export chooses its form")
     for file in (path,) if path.suffix == ".onnx" else export.files_of(path):
-        if file.resolve() in (Path(trial.backbone).resolve(), Path(trial.backbone).with_suffix(".json").resolve()):
-            raise CallError(f"{file} is the backbone's", Reason.BAD_CALL, hint="give the export another name")
+        refuse_inputs(file, [], trial.backbone)
         _files.refuse_output(file, force=trial.force)
     if path.suffix == ".onnx":
         export_onnx.require_packages()

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from adapterpack.errors import AdapterPackError, CallError, Reason, UnsupportedAdapterError
+from adapterpack.errors import AdapterPackError, CallError, MissingFileError, Reason, UnsupportedAdapterError
 from adapterpack.serving.entries import UPLOAD, Entry, checked_entry, separate_entries
 from adapterpack.serving.folder import Folder
 
@@ -192,12 +192,12 @@ class Catalog:
         """Serve a file of the folder again, with every task that was removed from it.
 
         Raises:
-            CallError: `missing-file`, no such file in the folder.
+            MissingFileError: `missing-file`, no such file in the folder.
             AdapterPackError: it is refused.
         """
         marks = self._folder.marks()
         if file not in marks:
-            raise CallError(f"{file} is not in the served folder", Reason.MISSING_FILE, hint="upload it instead")
+            raise MissingFileError(f"{file} is not in the served folder", Reason.MISSING_FILE, hint="upload it instead")
         self._marks[file] = marks[file]
         self._read(file)
         return self._held[file].entry

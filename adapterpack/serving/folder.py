@@ -1,6 +1,6 @@
 """The `.apk` files of a folder or of anything that fsspec lists, with a mark each that changes when the file does.
 
-It reads; it never writes, and it never leaves the folder.
+It reads; it never writes, and it leaves the folder only where a link in it leads.
 """
 
 from __future__ import annotations

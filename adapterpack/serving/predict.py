@@ -16,6 +16,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from adapterpack import _files
+from adapterpack._outputs import refuse_inputs
 from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
 from adapterpack.packing.bundle import Bundle, open_bundle
 from adapterpack.serving.answers import Told
@@ -82,11 +83,12 @@ def predict(question: Question, progress: Callable[[int], AbstractContextManager
 
     Raises:
         MissingFileError: no such folder, or no image in it.
-        CallError: `file-exists`, `unknown-task`, `io-error`.
+        CallError: `file-exists`, `unknown-task`, `io-error`; `bad-call`, an output that is an input.
         CorruptFileError: images that cannot be read, unless they shall be skipped; what was done is kept.
         AdapterPackError: the adapter or the backbone is refused.
     """
     start = time.monotonic()
+    refuse_inputs(question.out, [Path(question.adapter)], question.backbone)
     _files.refuse_output(question.out, force=question.force)
     bundle = open_bundle(question.adapter)
     tasks = tuple(dict.fromkeys(question.tasks or bundle.tasks))

@@ -42,15 +42,16 @@ async def read_question(request: web.Request) -> Question:
         CorruptFileError: `limit-exceeded`, more bytes than accepted.
     """
     header = request.headers.get(FOLDED_HEADER, "")
-    texts: dict[str, str] = {}
+    texts: list[tuple[str, str]] = []
     if request.content_type == "multipart/form-data":
         data, texts = await _read_form(request)
     else:
         data = await read_body(request)
     if not data:
         raise CallError("there is no image", Reason.BAD_CALL, hint="send it as the body, or as the form's field image")
-    task = _task(header, *(given.get("task", "") for given in (request.match_info, request.query, texts)))
-    fields = {**texts, **request.query}
+    given = [*request.match_info.items(), *request.query.items(), *texts]  # a name may come more than once
+    task = _task(header, *(value for name, value in given if name == "task"))
+    fields = {**dict(texts), **request.query}
     return Question(data, task, _top(fields.get("top", "5")), bool(header) or flag("folded", fields.get("folded", "")))
 
 
@@ -94,7 +95,7 @@ async def read_body(request: web.Request) -> bytes:
         raise CallError(f"no readable body: {error}", Reason.BAD_CALL, hint="send it whole") from error
 
 
-async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
+async def _read_form(request: web.Request) -> tuple[bytes, list[tuple[str, str]]]:
     _require_length(request)
     try:
         form = await asyncio.wait_for(request.post(), _BODY_SECONDS)
@@ -105,7 +106,7 @@ async def _read_form(request: web.Request) -> tuple[bytes, dict[str, str]]:
     except (ValueError, LookupError, RuntimeError, ConnectionError, web.RequestPayloadError) as error:
         raise CallError(f"no readable form: {error}", Reason.BAD_CALL, hint="send multipart/form-data") from error
     data = b""
-    texts = {name: value for name, value in form.items() if isinstance(value, str)}
+    texts = [(name, value) for name, value in form.items() if isinstance(value, str)]
     for name in _IMAGE_FIELDS:
         value = form.get(name)
         if isinstance(value, web.FileField):

@@ -6,7 +6,6 @@ or there, by name.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ def read_task(path: Path, settings: DataSettings, *, skip_corrupt: bool = False,
     """
     listing = _listing(path)
     splits, notes = {}, []
-    digest = hashlib.sha256("\0".join(listing.classes).encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256("\0".join(listing.classes).encode("utf-8", "surrogatepass"))
     for name, (sources, labels) in listing.sources.items():
         if name in only:
             read = load_pictures(sources, settings, skip_corrupt=skip_corrupt)
@@ -137,20 +136,6 @@ def read_some(path: Path, settings: DataSettings, count: int) -> torch.Tensor:
     chosen = [sources[i * len(sources) // count] for i in range(count)] if len(sources) > count else sources
     read = load_pictures(chosen, settings, skip_corrupt=False)
     return next(read.pictures.batches([read.kept]))
-
-
-def refuse_inputs(out: Path, data: Path, backbone: str, mask: Path | None = None) -> None:
-    """Refuse a result in the place of what it is made of.
-
-    Raises:
-        CallError: `bad-call`.
-    """
-    frozen = Path(backbone)
-    for path in (data, frozen, frozen.with_suffix(".json"), mask):
-        with contextlib.suppress(OSError, ValueError):  # one of them is not there: a timm name is no file
-            if path is not None and out.samefile(path):
-                text = f"{out} is read, so it cannot be written"
-                raise CallError(text, Reason.BAD_CALL, hint="give the output another name")
 
 
 def _listing(path: Path) -> Listing:

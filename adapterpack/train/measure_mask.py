@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adapterpack._files import refuse_output
+from adapterpack._outputs import refuse_inputs
 from adapterpack.runtime.backbone import create_backbone
-from adapterpack.train.data import read_task, refuse_inputs
+from adapterpack.train.data import read_task
 from adapterpack.train.devices import choose
 from adapterpack.train.inputs import input_settings
 from adapterpack.train.recipe import recipe_for
@@ -59,7 +60,7 @@ def write_mask(request: MaskRequest, step: Callable[[], object]) -> dict[str, An
     """
     changes = {"budget": request.budget, "dim": request.dim, "seed": request.seed, "precision": "float32"}
     recipe = recipe_for(f"spt-{request.kind}", changes)
-    refuse_inputs(request.out, request.data, request.backbone)
+    refuse_inputs(request.out, [request.data], request.backbone)
     refuse_output(request.out, force=request.force)
     hardware = choose(request.device, "float32")
     made = create_backbone(request.backbone)

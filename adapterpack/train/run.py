@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from adapterpack._files import refuse_output, write_atomic
+from adapterpack._outputs import refuse_inputs
 from adapterpack.adapter import Adapter, Backbone, DataSettings
 from adapterpack.codecs import labels
 from adapterpack.container.names import TASK_NAMES, fits_task
@@ -22,7 +23,7 @@ from adapterpack.converters.spt_mask import SptMask
 from adapterpack.errors import CallError, Reason
 from adapterpack.runtime.backbone import Created, create_backbone
 from adapterpack.runtime.fingerprint import fingerprint
-from adapterpack.train.data import Split, Task, read_task, refuse_inputs, with_validation
+from adapterpack.train.data import Split, Task, read_task, with_validation
 from adapterpack.train.devices import Hardware, choose, seeded
 from adapterpack.train.inputs import input_settings
 from adapterpack.train.loop import Fit, Progress, State
@@ -137,7 +138,7 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
             the last epoch is in `run.ckpt.part`.
     """
     _require_name(request.task or None)
-    refuse_inputs(request.out, request.data, request.backbone, request.mask)
+    refuse_inputs(request.out, [request.data, *([request.mask] if request.mask else [])], request.backbone)
     refuse_output(request.out, force=request.force)
     hardware = choose(request.device, recipe.precision)
     made = create_backbone(request.backbone)
@@ -151,7 +152,7 @@ def train(request: Request, recipe: Recipe, report: Report) -> Result:
     begin = time.perf_counter()
     mask = _mask(request, recipe, made.model, Setting(fitting, len(task.classes), settings, hardware))
     key = _key(recipe, task, backbone, settings, mask)
-    journal = hardware.of_first(read_journal(request.out, key) if request.resume else Journal(request.out, key))
+    journal = _journal(request, key, hardware)
     if recipe.method == "linear":
         fitting, validation = (features(made.model, part, settings, hardware) for part in (fitting, validation))
     setup = _Setup(made.model, fitting, validation, len(task.classes), settings, hardware, mask, report, journal)
@@ -211,6 +212,13 @@ def _key(recipe: Recipe, task: Task, backbone: Backbone, settings: DataSettings,
         "inputs": repr(settings),
         "mask": None if mask is None else digest_of(mask),
     }
+
+
+def _journal(request: Request, key: Json, hardware: Hardware) -> Journal:
+    """What the first process knows: beside another one, on another machine, may lie what is left of another run."""
+    known = request.resume and hardware.rank == 0
+    found = hardware.of_first(read_journal(request.out, key) if known else Journal(request.out, key))
+    return found  # type: ignore[no-any-return]
 
 
 def _test(trainee: Trainee, task: Task, setup: _Setup) -> Score | None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from adapterpack.adapter import DataSettings
-from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.images import normalised, read_pixels, require_classes, require_input
 from adapterpack.runtime.pool.facts import Prediction
 from adapterpack.runtime.pool.pool import AdapterPool
@@ -36,7 +35,7 @@ def predict_folded(
     batch = torch.from_numpy(np.stack([read_pixels(image, settings) for image in images]))
     pool.activate(task)
     with pool.using(task) as model, torch.inference_mode():
-        require_classes(unwrap(model), task)
+        require_classes(model, task)
         like = next(model.parameters())
         logits = model(normalised(batch.to(like.device), settings).to(like.dtype))
         labels = pool.info(task).labels  # while nobody can replace the task
