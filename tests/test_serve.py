@@ -235,6 +235,7 @@ def test_health_and_lists(url: str, folder: Path) -> None:
     assert {name: row["classes"] for name, row in rows.items()} == {"digits": 10, "four": 4, "rolled": 10}
     one = http("GET", f"{url}/v1/tasks/digits").json
     assert one["file"] == "digits.apk" and one["bytes"] == rows["digits"]["bytes"] and one["method"] == "lora"
+    assert ask(url, "digits").status == 200
     text = http("GET", f"{url}/metrics").body.decode()
     for name in (
         "adapterpack_requests_total",
