@@ -61,10 +61,14 @@ def unpack_wide(packed: U8, count: int, bits: int) -> NDArray[np.int64]:
     return codes
 
 
-@lru_cache(maxsize=8)
-def codes_of_byte(bits: int) -> U8:
-    """The 8/bits codes in every possible byte: uint8 [256, 8/bits], for bits 1, 2, 4, 8. Read-only."""
-    table = unpack(np.arange(256, dtype=np.uint8), 256 * 8 // bits, bits).reshape(256, 8 // bits)
+NIBBLES = np.stack([np.arange(256) % 16, np.arange(256) // 16], axis=1)  # the lower and the upper half of every byte
+NIBBLES.flags.writeable = False
+
+
+@lru_cache(maxsize=4)
+def codes_of_nibble(bits: int) -> U8:
+    """The 4/bits codes in every possible half of a byte: uint8 [16, 4/bits], for bits 1, 2, 4. Read-only."""
+    table = unpack(np.arange(16, dtype=np.uint8), 16 * 8 // bits, bits).reshape(16, 8 // bits)[:, : 4 // bits]
     table.flags.writeable = False
     return table
 

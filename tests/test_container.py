@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import struct
@@ -216,6 +217,22 @@ def test_places_are_named() -> None:
 def changed(at: int, value: bytes, *, checksum: bool = True) -> bytes:
     data = GOOD[:at] + value + GOOD[at + len(value) :]
     return factories.with_head_checksum(data) if checksum else data
+
+
+@pytest.mark.parametrize("without", [False, True])
+@given(payload=st.binary(max_size=300))
+def test_checksums_are_the_same_with_and_without_zlib_ng(without: bool, payload: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if without:
+            patch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
+        digest._crc32.cache_clear()
+        found = digest._crc32()
+    digest._crc32.cache_clear()
+    if without or importlib.util.find_spec("zlib_ng") is None:
+        assert found is zlib.crc32
+    else:
+        assert found.__module__ != "zlib"
+    assert found(payload) == found(memoryview(payload)) == zlib.crc32(payload) == digest.checksum(payload)
 
 
 def test_the_frame_by_hand() -> None:

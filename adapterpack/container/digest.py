@@ -8,7 +8,9 @@ whatever it is called. Source: spec/README.md, "Digest".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from adapterpack.container import strict_json
@@ -17,6 +19,22 @@ from adapterpack.container.index import Index, TaskEntry, TensorRow, data_json, 
 DIGEST_BYTES = 32
 _PREFIX = b"adapterpack digest 1\n"
 _LARGE = 32_768  # bytes
+
+
+def checksum(payload: bytes | memoryview) -> int:
+    """CRC-32 of a segment's stored bytes."""
+    return _crc32()(payload)
+
+
+@lru_cache(maxsize=1)
+def _crc32() -> Callable[[bytes | memoryview], int]:
+    """The same function from zlib-ng where that is installed; looked for when a payload is read, not when a file is
+    inspected."""
+    try:
+        from zlib_ng.zlib_ng import crc32
+    except ImportError:
+        return zlib.crc32
+    return crc32
 
 
 def table_bytes(index: Index) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Iterator, Sequence
 
 from adapterpack import _files
@@ -148,7 +147,7 @@ class Bundle:
         at = 0
         for i, segment in enumerate(entry.segments):
             payload = data[at : at + segment.size]
-            if zlib.crc32(payload) != self._checksums[first + i]:
+            if digest.checksum(payload) != self._checksums[first + i]:
                 where = f"index.tasks[{number}].segments[{i}]"
                 message = f"segment {i} of task {entry.name!r} does not match its checksum"
                 raise CorruptFileError(message, Reason.CHECKSUM, where, "fetch the file again")

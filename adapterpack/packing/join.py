@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 from adapterpack.adapter import Backbone
-from adapterpack.container import framing, parse, strict_json
+from adapterpack.container import digest, framing, parse, strict_json
 from adapterpack.container.index import Index, to_json
 from adapterpack.errors import BackboneMismatchError, CallError, Reason
 from adapterpack.packing.encode import EncodedTask
@@ -26,7 +25,7 @@ def join(tasks: Sequence[EncodedTask], backbone: Backbone) -> bytes:
     index = Index(tuple(task.entry for task in tasks), backbone)
     text = strict_json.dumps(to_json(index))
     parse.parse_index(text)  # the writer obeys every rule of the reader
-    checksums = b"".join(zlib.crc32(payload).to_bytes(4, "little") for task in tasks for payload in task.payloads)
+    checksums = b"".join(digest.checksum(payload).to_bytes(4, "little") for task in tasks for payload in task.payloads)
     table = checksums + b"".join(task.digest for task in tasks)
     return framing.build_head(text, table) + b"".join(payload for task in tasks for payload in task.payloads)
 
