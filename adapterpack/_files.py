@@ -9,11 +9,11 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, Union
 
-from adapterpack.errors import CallError, CorruptFileError, MissingFileError, Reason
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, MissingFileError, Reason, Translating
 
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows would end lines in its own way
 
@@ -265,18 +265,24 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-@contextlib.contextmanager
-def os_errors(name: str) -> Iterator[None]:
+class os_errors(Translating):  # noqa: N801 (it reads as a statement)
     """What the system raises, as errors of ours that name the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{name}: no such file or folder", Reason.MISSING_FILE, hint="check the path") from error
-    except OSError as error:
-        hint = "check its permissions" * isinstance(error, PermissionError)
-        raise CallError(f"{name}: {error.strerror or error}", Reason.IO, hint=hint) from error
-    except ValueError as error:  # a NUL in the path
-        raise CallError(f"{name!r} is no path: {error}", Reason.BAD_CALL) from error
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def translate(self, error: BaseException) -> AdapterPackError | None:
+        if isinstance(error, FileNotFoundError):
+            text = f"{self._name}: no such file or folder"
+            return MissingFileError(text, Reason.MISSING_FILE, hint="check the path")
+        if isinstance(error, OSError):
+            hint = "check its permissions" * isinstance(error, PermissionError)
+            return CallError(f"{self._name}: {error.strerror or error}", Reason.IO, hint=hint)
+        if isinstance(error, ValueError):  # a NUL in the path
+            return CallError(f"{self._name!r} is no path: {error}", Reason.BAD_CALL)
+        return None
 
 
 def make_folder(path: Path) -> None:

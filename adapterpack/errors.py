@@ -15,6 +15,7 @@ This module imports nothing of the package.
 from __future__ import annotations
 
 from enum import Enum
+from types import TracebackType
 
 
 class Reason(str, Enum):
@@ -156,3 +157,27 @@ class CallError(AdapterPackError):
 
 class MissingFileError(CallError, FileNotFoundError):
     """A path that does not exist."""
+
+
+class Translating:
+    """A `with` block whose errors become others.
+
+    A class for each kind, because a generator makes entering and leaving three times as slow, and a load does it ten
+    times.
+    """
+
+    __slots__ = ()
+
+    def translate(self, error: BaseException) -> AdapterPackError | None:
+        """What is raised in the place of an error; None lets it pass."""
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        other = None if error is None else self.translate(error)
+        if other is not None:
+            raise other from error

@@ -122,8 +122,10 @@ class Shapes(list[Shape]):
     """The shapes of a payload's tensors in file order, which knows its runs."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
+        super().__init__()
         self.runs = tuple(runs)
-        super().__init__(shape for run in self.runs for shape in run.shapes * run.count)
+        for run in self.runs:
+            self += run.shapes * run.count
 
 
 def runs_of(shapes: Sequence[Shape]) -> tuple[Run, ...]:

@@ -140,8 +140,8 @@ def _largest(values: NDArray[Any], *, signed: bool) -> float:
         words = words & _WITHOUT_SIGN[values.dtype.itemsize]
     if not len(words):
         return 0.0
-    word = np.maximum.reduce(words)
-    return math.nan if word > _WITHOUT_SIGN[values.dtype.itemsize] else float(word.view(values.dtype))
+    at = words.argmax()
+    return math.nan if words[at] > _WITHOUT_SIGN[values.dtype.itemsize] else abs(float(values[at]))
 
 
 def assemble(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 from adapterpack import _files
@@ -13,7 +12,7 @@ from adapterpack.container.given import chain
 from adapterpack.container.index import Index, TaskEntry
 from adapterpack.container.limits import Limits
 from adapterpack.container.parse import parse_index
-from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason, printable
+from adapterpack.errors import AdapterPackError, CallError, CorruptFileError, Reason, Translating, printable
 from adapterpack.packing.decode import Content, assemble, decode_task
 from adapterpack.packing.earlier import Earlier
 from adapterpack.packing.encode import EncodedTask
@@ -39,7 +38,7 @@ class Bundle:
             text = f"limits is of type {type(limits).__name__}"
             raise CallError(text, Reason.BAD_CALL, hint="expected adapterpack.Limits(decoded_bytes=…)")
         self._limits = limits or Limits()
-        with _naming(source):
+        with _Naming(source):
             self._open()
 
     def _open(self) -> None:
@@ -83,7 +82,7 @@ class Bundle:
             CorruptFileError, UnsupportedVersionError: the payload is damaged, or newer than this reader.
         """
         entry, content = self.index.tasks[self._number(task)], self.content(task)
-        with _naming(self.source):
+        with _Naming(self.source):
             return assemble(entry, content, self.backbone)
 
     def content(self, task: str | None = None) -> Content:
@@ -99,7 +98,7 @@ class Bundle:
     def encoded(self, task: str | None = None) -> EncodedTask:
         """One task's payloads as stored, checksums verified, nothing decoded."""
         number = self._number(task)
-        with _naming(self.source):
+        with _Naming(self.source):
             return EncodedTask(
                 self.index.tasks[number], tuple(map(bytes, self._payloads(number))), self.digests[number]
             )
@@ -123,7 +122,7 @@ class Bundle:
         earlier = Earlier(self.index, numbers)
         for n in numbers:
             entry = self.index.tasks[n]
-            with _naming(self.source):
+            with _Naming(self.source):
                 payloads = self._payloads(n)
                 content = decode_task(entry, payloads, self.digests[n], self._limits, f"index.tasks[{n}]", earlier)
             yield entry, content
@@ -161,16 +160,21 @@ def open_bundle(source: _files.SourceLike, limits: Limits | None = None) -> Bund
     return Bundle(_files.source_of(source), limits)
 
 
-@contextlib.contextmanager
-def _naming(source: _files.Source) -> Iterator[None]:
+class _Naming(Translating):
     """Errors about what a file holds begin with its name, once; bytes and nameless file objects have none."""
-    try:
-        yield
-    except AdapterPackError as error:
-        if source.name.startswith("<") or error.message.startswith(f"{printable(source.name)}:"):
-            raise
-        message = f"{source.name}: {error.message}"
-        raise type(error)(message, Reason(error.reason), error.where, error.hint) from error
+
+    __slots__ = ("_name",)
+
+    def __init__(self, source: _files.Source) -> None:
+        self._name = source.name
+
+    def translate(self, error: BaseException) -> AdapterPackError | None:
+        name = self._name
+        if not isinstance(error, AdapterPackError) or name.startswith("<"):
+            return None
+        if error.message.startswith(f"{printable(name)}:"):
+            return None
+        return type(error)(f"{name}: {error.message}", Reason(error.reason), error.where, error.hint)
 
 
 def _read_head(source: _files.Source, file_bytes: int) -> tuple[Fixed, bytes]:

@@ -88,10 +88,10 @@ def codec_of(segment: Segment, where: str) -> Codec | None:
         raise CorruptFileError("class names have no parameters", Reason.BAD_PARAMETER, where)
     if segment.skip:
         return None
-    if segment.codec not in (*CODECS, labels.NAME):
+    codec = CODECS.get(segment.codec)
+    if codec is None and segment.codec != labels.NAME:
         hint = "upgrade adapterpack"
         raise UnsupportedVersionError(f"the codec {segment.codec!r} is unknown", Reason.UNKNOWN_CODEC, where, hint)
-    codec = CODECS.get(segment.codec)
     if segment.given and not (codec and codec.takes_given):
         raise CorruptFileError(f"{segment.codec} uses no given tasks", Reason.BAD_FIELD, f"{where}.given")
     return codec

@@ -88,8 +88,8 @@ def create_backbone(name_or_file: str | Path, *, pretrained: bool = True, seed: 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module under `torch.compile`, or the model itself."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
+    inner = getattr(model, "_modules", {}).get("_orig_mod")  # asked of the module itself, torch would search long
+    return model if inner is None else inner
 
 
 def require_vit(model: nn.Module) -> None:

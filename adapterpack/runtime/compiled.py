@@ -6,7 +6,6 @@ from torch import nn
 
 from adapterpack.errors import Reason, UnsupportedAdapterError
 from adapterpack.runtime.backbone import unwrap
-from adapterpack.runtime.places import Residual
 from adapterpack.runtime.plan import Step
 
 
@@ -21,23 +20,6 @@ def refuse_hooks(model: nn.Module, steps: list[Step]) -> None:
         UnsupportedAdapterError: `unsupported-model`.
     """
     stuck = [step for step in steps if step.how != "fold"]
-    inner = unwrap(model)
-    if stuck and (inner is not model or _run_compiled(inner, stuck)):
+    if stuck and (unwrap(model) is not model or any([step.at.compiled for step in stuck])):
         text = f"{stuck[0].method.name} at {stuck[0].site} must be attached, which a compiled model does not see"
         raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="load into the model before torch.compile")
-
-
-def _run_compiled(model: nn.Module, steps: list[Step]) -> bool:
-    """Whether `compile()` was called on a module that hooks would be added to, or on one around it."""
-    around: dict[int, nn.Module] = {id(model): model}
-    for path in {step.site.path for step in steps}:
-        inside = model
-        for name in path.split("."):
-            child = inside._modules.get(name)
-            if child is None:
-                break
-            around[id(child)] = inside = child
-    for step in steps:
-        for end in (step.at.norm, step.at.end) if isinstance(step.at, Residual) else (step.at.module,):
-            around[id(end)] = end
-    return any([vars(module).get("_compiled_call_impl") for module in around.values()])

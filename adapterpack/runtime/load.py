@@ -16,7 +16,14 @@ import torch
 from torch import nn
 
 from adapterpack.adapter import Adapter, DataSettings
-from adapterpack.errors import BackboneMismatchError, CallError, Reason, UnsupportedAdapterError
+from adapterpack.errors import (
+    AdapterPackError,
+    BackboneMismatchError,
+    CallError,
+    Reason,
+    Translating,
+    UnsupportedAdapterError,
+)
 from adapterpack.runtime.attach import Hooks
 from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.compiled import refuse_hooks
@@ -257,10 +264,12 @@ def require_backbone(adapter: Adapter, found: str) -> None:
         raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", hint)
 
 
-@contextmanager
-def memory_errors() -> Iterator[None]:
+class memory_errors(Translating):  # noqa: N801 (it reads as a statement)
     """What torch and numpy raise where memory runs out, as `CallError` (`out-of-memory`)."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise CallError("there is not enough memory for the adapter", Reason.OUT_OF_MEMORY) from error
+
+    __slots__ = ()
+
+    def translate(self, error: BaseException) -> AdapterPackError | None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return CallError("there is not enough memory for the adapter", Reason.OUT_OF_MEMORY)
+        return None

@@ -33,6 +33,7 @@ class Place:
         value: the attribute's name where the site is a bare parameter of `module`, else "".
         rows: (start, length) of the site in a fused projection's output, or None for all of it.
         no_hook: why a hook on the module cannot add to the site's output, "" where it can.
+        compiled: whether `compile()` was called on the module or on one around it.
     """
 
     site: Site
@@ -40,6 +41,7 @@ class Place:
     value: str = ""
     rows: tuple[int, int] | None = None
     no_hook: str = ""
+    compiled: bool = False
 
     def name(self, role: str) -> str:
         """The attribute of `module` that a role ("weight", "bias", "value") stands for."""
@@ -67,7 +69,7 @@ class Place:
             return None
         if role in _ENDS:
             return self._features(role)
-        found: Tensor | None = self.module._parameters.get(self.name(role))
+        found: Tensor | None = self.module._parameters.get(self.value or role)
         if found is None and role == "bias" and isinstance(self.module, nn.Linear):
             found = self.module.weight[:, 0]
         if found is None:
@@ -95,6 +97,7 @@ class Residual:
         width: features of the stream.
         channels_first: whether they come after the batch, and not last.
         whole: whether `end` gives the stream behind, and not only what is added to it.
+        compiled: whether `compile()` was called on one of them or on a module around them.
     """
 
     norm: nn.Module
@@ -102,91 +105,143 @@ class Residual:
     width: int
     channels_first: bool = False
     whole: bool = False
+    compiled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Found:
+    """Where a path leads.
+
+    Attributes:
+        parent, module: the deepest module on it, and the one around that.
+        rest: the names that are left.
+        compiled: whether `compile()` was called on one of the modules on it.
+        third: rows of each of q, k and v where `module` is their fused projection, else 0.
+        no_hook: see `Place`.
+    """
+
+    parent: nn.Module
+    module: nn.Module
+    rest: list[str]
+    compiled: bool
+    third: int = 0
+    no_hook: str = ""
+
+
+class Places:
+    """The places of a model. A path is followed once: q, k and v of a layer have it in common."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._found: dict[str, _Found] = {}
+
+    def resolve(self, site: Site) -> Place:
+        """Find a site.
+
+        Args:
+            site: `blocks.3.attn.qkv[q]`, `norm`, `cls_token`, …
+
+        Raises:
+            UnsupportedAdapterError: `missing-site`.
+        """
+        found = self._found.get(site.path)
+        if found is None:
+            found = self._found[site.path] = _find(self._model, site)
+        if site.part:
+            return self._part(site, found)
+        if not found.rest:
+            return Place(site, found.module, no_hook=found.no_hook, compiled=found.compiled)
+        value = found.rest[0]
+        if len(found.rest) == 1 and found.module._parameters.get(value) is not None:
+            return Place(site, found.module, value=value, compiled=found.compiled)
+        raise _missing(site, _reason(self._model, found.module, site.path.split("."), found.rest))
+
+    def _part(self, site: Site, found: _Found) -> Place:
+        """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
+        third = found.third
+        if third:
+            rows = "qkv".index(site.part) * third, third
+            return Place(site, found.module, "", rows, found.no_hook, found.compiled)
+        if found.rest == ["qkv"]:
+            for name in _SEPARATE[site.part]:
+                child = found.module._modules.get(name)
+                if isinstance(child, nn.Linear):
+                    return Place(site, child, compiled=found.compiled or _is_compiled(child))
+        raise _missing(site, _no_part(self._model, found.module, site.path.split("."), found.rest))
+
+    def residual(self, site: Site) -> Residual:
+        """The ends of the residual connection around an MLP or an attention.
+
+        Args:
+            site: `blocks.N.mlp` or `blocks.N.attn`, or another block's.
+
+        Raises:
+            UnsupportedAdapterError: `missing-site`, or `unsupported-model` for a post-norm, parallel or unknown block.
+        """
+        names = site.path.split(".")
+        around = _AROUND.get(names[-1])
+        if len(names) < 2 or around is None or site.part:
+            raise _missing(site, "a branch on the residual stream is at a block's mlp or attn, like blocks.N.mlp")
+        found = _follow(self._model, names[:-1])
+        block = found.module
+        inside = block._modules.get(names[-1])
+        if found.rest or inside is None:
+            raise _missing(site, _reason(self._model, block, names, found.rest + names[-1:]))
+        what, ends_of = around
+        ends = ends_of(block)
+        if ends is None:
+            kind = type(block).__name__
+            text = f"{site}: a {kind} is not known to have a pre-norm residual connection around its {what}"
+            raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected a pre-norm block of timm")
+        norm, end, first = ends
+        compiled = found.compiled or any(map(_is_compiled, (norm, inside, end)))
+        return Residual(norm, end, width_of(self._model, block), first, end is block, compiled)
 
 
 def resolve(model: nn.Module, site: Site) -> Place:
-    """Find a site.
-
-    Args:
-        model: a timm `VisionTransformer`.
-        site: `blocks.3.attn.qkv[q]`, `norm`, `cls_token`, …
-
-    Raises:
-        UnsupportedAdapterError: `missing-site`.
-    """
-    names = site.path.split(".")
-    if site.path in CLASSIFIERS or (names[0] in CLASSIFIERS and len(names) == 2 and names[1] in ("weight", "bias")):
-        raise _missing(site, "the classifier is no site: it comes as the task's head")
-    parent, module, rest = _walk(model, names)
-    if site.part:
-        place = _resolve_part(site, parent, module, rest)
-        if place is None:
-            raise _missing(site, _no_part(model, module, names, rest))
-        return place
-    if not rest:
-        return Place(site, module, no_hook=no_hook(parent, names[-1]))
-    if len(rest) == 1 and module._parameters.get(rest[0]) is not None:
-        return Place(site, module, value=rest[0])
-    raise _missing(site, _reason(model, module, names, rest))
-
-
-def _walk(model: nn.Module, names: list[str]) -> tuple[nn.Module, nn.Module, list[str]]:
-    """The deepest module on the path with its parent, and the names that are left."""
-    parent = module = model
-    for depth, name in enumerate(names):
-        child = module._modules.get(name)
-        if child is None:
-            return parent, module, names[depth:]
-        parent, module = module, child
-    return parent, module, []
-
-
-def _resolve_part(site: Site, parent: nn.Module, module: nn.Module, rest: list[str]) -> Place | None:
-    """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
-    if not rest and site.path.endswith("qkv") and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
-        if not has_thirds(parent):
-            return None
-        third = module.out_features // 3
-        rows = "qkv".index(site.part) * third, third
-        return Place(site, module, rows=rows, no_hook=no_hook(parent, "qkv"))
-    if rest == ["qkv"]:
-        for name in _SEPARATE[site.part]:
-            child = module._modules.get(name)
-            if isinstance(child, nn.Linear):
-                return Place(site, child)
-    return None
+    """One site of a model, see `Places.resolve`."""
+    return Places(model).resolve(site)
 
 
 def residual(model: nn.Module, site: Site) -> Residual:
-    """The ends of the residual connection around an MLP or an attention.
+    """One site of a model, see `Places.residual`."""
+    return Places(model).residual(site)
 
-    Args:
-        model: a timm `VisionTransformer`.
-        site: `blocks.N.mlp` or `blocks.N.attn`, or another block's.
 
-    Raises:
-        UnsupportedAdapterError: `missing-site`, or `unsupported-model` for a post-norm, parallel or unknown block.
-    """
+def _find(model: nn.Module, site: Site) -> _Found:
     names = site.path.split(".")
-    around = _AROUND.get(names[-1])
-    if len(names) < 2 or around is None or site.part:
-        raise _missing(site, "a branch on the residual stream is at a block's mlp or attn, like blocks.N.mlp")
-    _, block, rest = _walk(model, names[:-1])
-    if rest or block._modules.get(names[-1]) is None:
-        raise _missing(site, _reason(model, block, names, rest + names[-1:]))
-    what, ends_of = around
-    ends = ends_of(block)
-    if ends is None:
-        kind = type(block).__name__
-        text = f"{site}: a {kind} is not known to have a pre-norm residual connection around its {what}"
-        raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected a pre-norm block of timm")
-    return Residual(ends[0], ends[1], width_of(model, block), ends[2], whole=ends[1] is block)
+    if site.path in CLASSIFIERS or (names[0] in CLASSIFIERS and len(names) == 2 and names[1] in ("weight", "bias")):
+        raise _missing(site, "the classifier is no site: it comes as the task's head")
+    found = _follow(model, names)
+    if not found.rest:
+        module, found.no_hook = found.module, no_hook(found.parent, names[-1])
+        if names[-1].endswith("qkv") and isinstance(module, nn.Linear) and module.out_features % 3 == 0:
+            found.third = module.out_features // 3 if has_thirds(found.parent) else 0
+    return found
+
+
+def _follow(model: nn.Module, names: list[str]) -> _Found:
+    """Go as far along a path as there are modules."""
+    parent = module = model
+    compiled = _is_compiled(model)
+    for depth, name in enumerate(names):
+        child = module._modules.get(name)
+        if child is None:
+            return _Found(parent, module, names[depth:], compiled)
+        parent, module = module, child
+        compiled = compiled or _is_compiled(child)
+    return _Found(parent, module, [], compiled)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called, after which its code goes on without hooks that are added."""
+    return module.__dict__.get("_compiled_call_impl") is not None
 
 
 def _no_part(model: nn.Module, module: nn.Module, names: list[str], rest: list[str]) -> str:
     if rest:
         return _reason(model, module, names, rest)
-    kind = type(_walk(model, names[:-1])[1]).__name__
+    kind = type(_follow(model, names[:-1]).module).__name__
     if names[-1] == "qkv" and isinstance(module, nn.Linear):
         return f"the rows of a {kind}'s qkv are not known to be q, k and v as a whole; name the site without the part"
     return "only an attention's qkv has q, k and v rows"

@@ -17,7 +17,7 @@ from adapterpack.errors import CallError, CorruptFileError, Reason, UnsupportedA
 from adapterpack.methods import METHODS
 from adapterpack.methods._base import Method, transforms
 from adapterpack.packing.check import check_settings
-from adapterpack.runtime.places import Place, Residual, residual, resolve
+from adapterpack.runtime.places import Place, Places, Residual
 from adapterpack.tensors import Shape
 
 Fold = Literal["auto", "always", "never"]
@@ -123,16 +123,18 @@ def _check_labels(adapter: Adapter, head: Head) -> None:
 
 def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Step]:
     steps: list[Step] = []
+    places = Places(model)
     for group in Branches.of(branches).groups:
-        method, needed = _needs(group)
+        method, needed = checked = _needs(group)
         if "prefix" in method.settings:
             _check_prefix(group, model)
         if method.tap(group.params) in ("residual", "sum"):
             (width,) = needed["residual"]
-            ends = [_ends(model, site, width) for site in group.sites]
+            ends = [_ends(places, site, width) for site in group.sites]
             steps += [Step(group, number, method, "residual", at) for number, at in enumerate(ends)]
         else:
-            steps += [_step(group, number, (method, needed), model, fold) for number in range(len(group.sites))]
+            found = map(places.resolve, group.sites)
+            steps += [_step(group, number, checked, place, fold) for number, place in enumerate(found)]
     return steps
 
 
@@ -163,20 +165,18 @@ def _needs(group: BranchGroup) -> Checked:
         raise _misfit(site, str(error)) from error
 
 
-def _ends(model: nn.Module, site: Site, width: int) -> Residual:
-    found = residual(model, site)
+def _ends(places: Places, site: Site, width: int) -> Residual:
+    found = places.residual(site)
     if found.width != width:
         raise _misfit(str(site), f"it writes {width} features, the model has {found.width}")
     return found
 
 
-def _step(group: BranchGroup, number: int, checked: Checked, model: nn.Module, fold: Fold) -> Step:
-    site = group.sites[number]
+def _step(group: BranchGroup, number: int, checked: Checked, place: Place, fold: Fold) -> Step:
     method, needed = checked
-    place = resolve(model, site)
     _check_shapes(place, needed, method)
     how = _how(place, needed, method, fold)
-    if transforms(method) and how != "fold":
+    if how != "fold" and transforms(method):
         how = _transform_how(place, needed, method, group.params)
     if how == "hook" and place.no_hook:
         how = _unhooked(place, needed, method)
@@ -203,7 +203,7 @@ def _transform_how(place: Place, needed: Mapping[str, Shape], method: Method, pa
 
 def _in_order_of_effect(steps: list[Step]) -> list[Step]:
     """Where other branches share its module, a transform goes into the weight, which all of them are added to."""
-    if not any(transforms(step.method) for step in steps):
+    if not any(map(transforms, {id(step.method): step.method for step in steps}.values())):
         return steps
     shared = Counter(id(step.place.module) for step in steps if step.how != "residual")
 
