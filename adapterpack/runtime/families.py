@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -129,17 +130,25 @@ def _classifier(model: nn.Module) -> tuple[str, nn.Module, str]:
     raise _unsupported(text, f"expected one at {', '.join(CLASSIFIERS)}")
 
 
+def first_parameter(model: nn.Module) -> nn.Parameter:
+    """What `next(model.parameters())` gives, which makes up every name before it gives anything."""
+    modules = chain((model,), _inside(model))
+    return next(found for module in modules for found in module._parameters.values() if found is not None)
+
+
 def classifier(model: nn.Module) -> nn.Module:
     """The classifier; an `Identity` where there is none."""
     _, parent, name = _classifier(model)
     return parent._modules[name]  # type: ignore[return-value]
 
 
-def put_classifier(model: nn.Module, head: nn.Module, classes: Any) -> None:
-    """Put another classifier in its place."""
+def put_classifier(model: nn.Module, head: nn.Module, classes: Any) -> nn.Module:
+    """Put another classifier in the place of the one that it gives back."""
     _, parent, name = _classifier(model)
+    before: nn.Module = parent._modules[name]  # type: ignore[assignment]
     parent._modules[name] = head
     model.num_classes = classes
+    return before
 
 
 def features_of(model: nn.Module) -> int:

@@ -28,7 +28,7 @@ from adapterpack.runtime.attach import Hooks
 from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.compiled import refuse_hooks
 from adapterpack.runtime.devices import require_device
-from adapterpack.runtime.families import classifier, put_classifier, require_supported
+from adapterpack.runtime.families import first_parameter, put_classifier, require_supported
 from adapterpack.runtime.families import features_of as features_of
 from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
 from adapterpack.runtime.fold import Arena, deltas, fold, swap
@@ -148,7 +148,7 @@ def load_adapter(
 @contextmanager
 def writing(model: nn.Module) -> Iterator[torch.Tensor]:
     """No gradients, no autocast, and inference mode exactly where the parameters were made in it; gives one of them."""
-    first = next(model.parameters())
+    first = first_parameter(model)
     kind = first.device.type
     if kind == "meta":
         text = "the model is on the device meta: it has no numbers"
@@ -168,7 +168,7 @@ def _load(adapter: Adapter, model: nn.Module, steps: list[Step], device: torch.d
         values = values_of(steps, adapter.head, target)
         if target != like.device:
             model.to(target)
-            like = next(model.parameters())
+            like = first_parameter(model)
         changes = Changes(undo)
         for step, tensors in zip(steps, values):
             apply_step(step, tensors, like, changes)
@@ -216,17 +216,15 @@ def _put_head(model: nn.Module, tensors: dict[str, Value], like: torch.Tensor, u
     head = bare_linear(features, classes)
     for role, values in tensors.items():
         head._parameters[role] = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
-    before = classifier(model)
-    head.train(model.training)
-    undo.callback(restore_head, model, before, model.num_classes, (like.device, like.dtype))
-    put_classifier(model, head, classes)
+    head.training, before = model.training, model.num_classes
+    undo.callback(restore_head, model, put_classifier(model, head, classes), before, (like.device, like.dtype))
 
 
 def bare_linear(features: int, classes: int) -> nn.Linear:
     """A linear layer without its parameters: the constructor would draw random numbers that nobody needs."""
     layer = nn.Linear.__new__(nn.Linear)
     nn.Module.__init__(layer)
-    layer.in_features, layer.out_features = features, classes
+    vars(layer).update(in_features=features, out_features=classes)  # torch looks at every attribute that is set
     layer._parameters.update({"weight": None, "bias": None})
     return layer
 
