@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 import torch
 from torch import nn
 
-from adapterpack.adapter import Site
+from adapterpack.adapter import Branch, Site
 from adapterpack.methods import METHODS
 from adapterpack.runtime.attach import Hooks, ResidualHook, attached_sites
+from adapterpack.runtime.load import load_adapter
 from adapterpack.runtime.places import Place, Residual
-from tests._vit import vit
+from tests._pool import relative
+from tests._vit import adapter, adaptformer, images, lora_qv, vit
 
 GELU = {"nonlinearity": "gelu", "scale": 1.0, "tap": "output"}
 
@@ -78,3 +81,28 @@ def test_attached_sites_ignores_the_hooks_of_others() -> None:
     assert attached_sites(model) == []
     Hooks().attach(Place(Site("norm"), model.norm), Site("norm"), METHODS["adapter"], tensors(48, 48), GELU)
     assert attached_sites(model) == ["norm"]
+
+
+@pytest.mark.parametrize("first", ["inference", "grad"])
+def test_tensors_cut_out_in_one_mode_serve_in_the_other(first: str) -> None:
+    """A hook makes its tensors when it is first run, which must not decide what it can do later."""
+    model = vit()
+    load_adapter(adapter([*lora_qv(), *adaptformer()]), model, fold="never", check_fingerprint=False)
+    with torch.inference_mode(first == "inference"):
+        expected = model(images(2))
+    x = images(2).requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    with torch.inference_mode():
+        assert torch.equal(model(images(2)), expected)
+
+
+@pytest.mark.parametrize("rows", [lora_qv(), adaptformer()])
+def test_an_attached_model_can_be_compiled_as_a_whole(rows: list[Branch]) -> None:
+    model = vit()
+    load_adapter(adapter(rows), model, fold="never", check_fingerprint=False)
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for x in (images(2), images(2) * 0.5):
+            assert relative(compiled(x), model(x)) < 1e-6

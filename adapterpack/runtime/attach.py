@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from adapterpack.adapter import Site
 from adapterpack.methods._base import Method, Params
 from adapterpack.runtime.places import Place, Residual
+from adapterpack.runtime.values import Row
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -43,8 +44,7 @@ class SiteHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         reads_output = self.method.tap(self.params) == "output"
         x = self._columns(out) if reads_output else args[0]
-        self.tensors = _following(self.tensors, x)
-        gained = self.method.branch(x, self.tensors, self.params)
+        gained = self.method.branch(x, _following(self, x), self.params)
         if not isinstance(module, nn.Linear):  # whose output is always new, and not needed for its own gradient
             out = out.clone()
         self._columns(out).add_(gained)
@@ -86,12 +86,10 @@ class ResidualHook:
         self._seen.x = self._last(args[0])
 
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
-        x = self._seen.x
-        del self._seen.x
+        x = vars(self._seen).pop("x")  # `del self._seen.x` cannot be compiled
         if self.method.tap(self.params) == "sum":
             x = self._last(out) if self.whole else x + self._last(out)
-        self.tensors = _following(self.tensors, x)
-        gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
+        gained: torch.Tensor = self.method.branch(x, _following(self, x), self.params)
         if self.channels_first:
             gained = gained.movedim(-1, 1)
         return out + gained.to(out.dtype)
@@ -152,12 +150,15 @@ def attached_sites(model: nn.Module) -> list[str]:
     return [str(hook.site) for hook in attached(model)]
 
 
-def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:
-    """The tensors where the model is now: it may have been moved or cast since, and hooks are not parameters."""
+def _following(hook: SiteHook | ResidualHook, x: torch.Tensor) -> Tensors:
+    """A hook's tensors where the model is now: it may have been moved or cast since, and hooks are not parameters."""
+    tensors = hook.tensors.tensors if isinstance(hook.tensors, Row) else hook.tensors
     first = next(iter(tensors.values()))
     if first.device == x.device and (first.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)):
         return tensors
-    return {role: tensor.to(x.device, x.dtype) for role, tensor in tensors.items()}
+    moved = {role: tensor.to(x.device, x.dtype) for role, tensor in tensors.items()}
+    hook.tensors = moved
+    return moved
 
 
 def _like(tensors: Tensors, like: torch.Tensor | None) -> Tensors:

@@ -196,7 +196,7 @@ class Changes:
         undo.callback(self.hooks.remove)
 
 
-def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, changes: Changes) -> None:
+def apply_step(step: Step, tensors: Mapping[str, Value], like: torch.Tensor, changes: Changes) -> None:
     """Put one branch in."""
     site, method, params = step.site, step.method, step.params
     if isinstance(step.at, Residual):
@@ -211,7 +211,7 @@ def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, change
                 swap(step.at, role, delta, replaces=method.replaces, undo=changes.undo)
 
 
-def _put_head(model: nn.Module, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
+def _put_head(model: nn.Module, tensors: Mapping[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
     classes, features = tensors["weight"].shape
     head = bare_linear(features, classes)
     for role, values in tensors.items():
