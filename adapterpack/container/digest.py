@@ -57,7 +57,7 @@ def describe(task: TaskEntry, forms: Sequence[Mapping[str, Any] | None], labels:
     return strict_json.dumps(
         {
             "data": None if task.data is None else data_json(task.data),
-            "groups": [{**group_json(group), "tensors": rows(group.tensors)} for group in task.groups],
+            "groups": [group_json(group, rows(group.tensors)) for group in task.groups],
             "head": rows(task.head),
             "labels": None if labels is None else list(labels),
         }

@@ -169,7 +169,7 @@ def to_json(index: Index) -> dict[str, Any]:
 
 def _task_json(task: TaskEntry) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "groups": [group_json(group) for group in task.groups],
+        "groups": [group_json(group, _rows_json(group.tensors)) for group in task.groups],
         "method": task.method,
         "name": task.name,
         "segments": [_segment_json(segment) for segment in task.segments],
@@ -185,13 +185,13 @@ def _task_json(task: TaskEntry) -> dict[str, Any]:
     return found
 
 
-def group_json(group: Group) -> dict[str, Any]:
-    """One group as JSON."""
+def group_json(group: Group, tensors: dict[str, Any]) -> dict[str, Any]:
+    """One group as JSON, with what is said of its tensors."""
     found: dict[str, Any] = {
         "method": group.method,
         "params": dict(group.params),
         "sites": list(group.sites),
-        "tensors": _rows_json(group.tensors),
+        "tensors": tensors,
     }
     return {"blocks": list(group.blocks), **found} if group.blocks else found
 

@@ -192,6 +192,8 @@ def _check_head(task: TaskEntry, where: str) -> None:
 
 def _check_sites(task: TaskEntry, where: str) -> None:
     """Of groups of one method and settings, no two may have a site in common; one alone has each site once."""
+    if len(task.groups) == 1:
+        return
     methods = Counter(group.method for group in task.groups)
     seen: set[tuple[str, str, bytes]] = set()
     for i, group in enumerate(task.groups):

@@ -247,7 +247,12 @@ def _name(run: Callable[..., Any]) -> str:
 
 
 def _is_timm(model: nn.Module) -> bool:
-    return any(kind.__module__.startswith("timm.models.") for kind in type(model).__mro__)
+    return _of_timm(type(model))
+
+
+@lru_cache(maxsize=64)
+def _of_timm(kind: type) -> bool:
+    return any(base.__module__.startswith("timm.models.") for base in kind.__mro__)
 
 
 def _unsupported(text: str, hint: str) -> UnsupportedAdapterError:

@@ -60,16 +60,16 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
     out. The memory is the caller's own; on the CPU the quantized tensors of a group share one block of it, which costs
     a fraction of the page faults of many.
     """
-    kinds = [_kind(step) for step in steps]
-    made = {kind: _columns(step, device, sparse=kind[1]) for kind, step in dict(zip(kinds, steps)).items()}
-    out: list[Mapping[str, Value]] = [Row(made[kind], step.number) for kind, step in zip(kinds, steps)]
+    made: dict[tuple[int, bool], Columns] = {}
+    out: list[Mapping[str, Value]] = []
+    for step in steps:
+        sparse = step.how in ("fold", "swap") and step.method is METHODS["sparse"]
+        kind = id(step.group), sparse
+        if kind not in made:
+            made[kind] = _columns(step, device, sparse=sparse)
+        out.append(Row(made[kind], step.number))
     parts = {} if head is None else head.tensors
     return [*out, {role: expand([tensor], 1.0, device)[0] for role, tensor in parts.items()}]
-
-
-def _kind(step: Step) -> tuple[int, bool]:
-    """The step's group, and whether its sparse tensors stay sparse."""
-    return id(step.group), step.how in ("fold", "swap") and step.method is METHODS["sparse"]
 
 
 def _columns(step: Step, device: torch.device, *, sparse: bool) -> Columns:
