@@ -23,7 +23,7 @@ from adapterpack.tensors import SCALE_DTYPES, U8, Quantized, Shape, Tensor, grou
 
 GROUPS = (0, *(1 << k for k in range(3, 17)))  # 0 (the whole tensor), 8, 16, … 65,536
 _WORDS: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_WITHOUT_SIGN = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF)}
+_WITHOUT_SIGN = {2: 0x7FFF, 4: 0x7FFFFFFF}
 _SAFE = 3e38  # below the largest float32 by more than any rounding
 FORM = ("group", "levels", "offset", "scale")
 
@@ -135,13 +135,12 @@ def _largest(values: NDArray[Any], *, signed: bool) -> float:
 
     Found among the bit patterns, which are ordered as the magnitudes are, with infinity, NaN and signs above.
     """
-    words = values.view(_WORDS[values.dtype.itemsize])
-    if signed:
-        words = words & _WITHOUT_SIGN[values.dtype.itemsize]
-    if not len(words):
+    if not len(values):
         return 0.0
-    at = words.argmax()
-    return math.nan if words[at] > _WITHOUT_SIGN[values.dtype.itemsize] else abs(float(values[at]))
+    size = values.dtype.itemsize
+    words, largest = values.view(_WORDS[size]), _WITHOUT_SIGN[size]
+    at = ((words & largest) if signed else words).argmax()
+    return math.nan if not signed and int(words[at]) > largest else abs(float(values[at]))
 
 
 def assemble(

@@ -59,6 +59,9 @@ class ResidualHook:
 
     The tensor that was read is kept for the running thread only, between the two calls. With tap "sum" the branch gets
     the stream behind that end: what was read and what the path gives, or, with `whole`, the latter alone.
+
+    Args:
+        seen: where it is kept, by the hook's id as text (`torch.compile` takes no number); may serve many hooks.
     """
 
     __slots__ = ("_seen", "channels_first", "method", "params", "site", "tensors", "whole")
@@ -72,10 +75,11 @@ class ResidualHook:
         *,
         channels_first: bool = False,
         whole: bool = False,
+        seen: threading.local | None = None,
     ) -> None:
         self.site, self.method, self.tensors, self.params = site, method, tensors, params
         self.channels_first, self.whole = channels_first, whole
-        self._seen = threading.local()
+        self._seen = threading.local() if seen is None else seen
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles without the thread's own part."""
@@ -83,10 +87,10 @@ class ResidualHook:
         return make, (self.site, self.method, self.tensors, self.params)
 
     def read(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._seen.x = self._last(args[0])
+        vars(self._seen)[str(id(self))] = self._last(args[0])
 
     def add(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
-        x = vars(self._seen).pop("x")  # `del self._seen.x` cannot be compiled
+        x = vars(self._seen).pop(str(id(self)))
         if self.method.tap(self.params) == "sum":
             x = self._last(out) if self.whole else x + self._last(out)
         gained: torch.Tensor = self.method.branch(x, _following(self, x), self.params)
@@ -102,10 +106,11 @@ class ResidualHook:
 class Hooks:
     """Hooks that are taken away together: torch's own handles, one a hook, take three times as long to make."""
 
-    __slots__ = ("_added",)
+    __slots__ = ("_added", "_seen")
 
     def __init__(self) -> None:
         self._added: list[tuple[dict[int, Any], int]] = []
+        self._seen = threading.local()
 
     def attach(self, place: Place, site: Site, method: Method, tensors: Tensors, params: Params) -> None:
         """Hook a branch to a module's output."""
@@ -118,7 +123,8 @@ class Hooks:
     ) -> None:
         """Hook a branch to the residual stream; its tensors come in the dtype and on the device of `like`."""
         tensors = _like(tensors, like)
-        hook = ResidualHook(site, method, tensors, params, channels_first=at.channels_first, whole=at.whole)
+        ends = {"channels_first": at.channels_first, "whole": at.whole}
+        hook = ResidualHook(site, method, tensors, params, **ends, seen=self._seen)
         self._add(at.norm._forward_pre_hooks, hook.read)
         self._add(at.end._forward_hooks, hook.add)
 

@@ -194,7 +194,7 @@ class Places:
             text = f"{site}: a {kind} is not known to have a pre-norm residual connection around its {what}"
             raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint="expected a pre-norm block of timm")
         norm, end, first = ends
-        compiled = found.compiled or any(map(_is_compiled, (norm, inside, end)))
+        compiled = found.compiled or _is_compiled(norm) or _is_compiled(inside) or _is_compiled(end)
         return Residual(norm, end, width_of(self._model, block), first, end is block, compiled)
 
 
