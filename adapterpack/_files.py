@@ -77,10 +77,7 @@ class PathSource:
             try:
                 os.lseek(file, offset, os.SEEK_SET)
                 data = os.read(file, left)
-                while data and len(data) < left:  # one system call gives 2 GiB at most
-                    more = os.read(file, left - len(data))
-                    if not more:
-                        break
+                while len(data) < left and (more := os.read(file, left - len(data))):  # 2 GiB at most at once
                     data += more
             finally:
                 os.close(file)
@@ -265,8 +262,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-class os_errors(Translating):  # noqa: N801 (it reads as a statement)
-    """What the system raises, as errors of ours that name the file."""
+class os_errors(Translating):
+    """What the system raises, as errors of ours that name the file; a `ValueError` is a NUL in the path."""
 
     __slots__ = ("_name",)
 
@@ -274,15 +271,13 @@ class os_errors(Translating):  # noqa: N801 (it reads as a statement)
         self._name = name
 
     def translate(self, error: BaseException) -> AdapterPackError | None:
+        name = self._name
         if isinstance(error, FileNotFoundError):
-            text = f"{self._name}: no such file or folder"
-            return MissingFileError(text, Reason.MISSING_FILE, hint="check the path")
+            return MissingFileError(f"{name}: no such file or folder", Reason.MISSING_FILE, hint="check the path")
         if isinstance(error, OSError):
             hint = "check its permissions" * isinstance(error, PermissionError)
-            return CallError(f"{self._name}: {error.strerror or error}", Reason.IO, hint=hint)
-        if isinstance(error, ValueError):  # a NUL in the path
-            return CallError(f"{self._name!r} is no path: {error}", Reason.BAD_CALL)
-        return None
+            return CallError(f"{name}: {error.strerror or error}", Reason.IO, hint=hint)
+        return CallError(f"{name!r} is no path: {error}", Reason.BAD_CALL) if isinstance(error, ValueError) else None
 
 
 def make_folder(path: Path) -> None:

@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 from adapterpack.adapter import Site
 from adapterpack.methods._base import Method, Params
 from adapterpack.runtime.places import Place, Residual
-from adapterpack.runtime.values import Row
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -44,7 +43,8 @@ class SiteHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         reads_output = self.method.tap(self.params) == "output"
         x = self._columns(out) if reads_output else args[0]
-        gained = self.method.branch(x, _following(self, x), self.params)
+        self.tensors = _following(self.tensors, x)
+        gained = self.method.branch(x, self.tensors, self.params)
         if not isinstance(module, nn.Linear):  # whose output is always new, and not needed for its own gradient
             out = out.clone()
         self._columns(out).add_(gained)
@@ -93,7 +93,8 @@ class ResidualHook:
         x = vars(self._seen).pop(str(id(self)))
         if self.method.tap(self.params) == "sum":
             x = self._last(out) if self.whole else x + self._last(out)
-        gained: torch.Tensor = self.method.branch(x, _following(self, x), self.params)
+        self.tensors = _following(self.tensors, x)
+        gained: torch.Tensor = self.method.branch(x, self.tensors, self.params)
         if self.channels_first:
             gained = gained.movedim(-1, 1)
         return out + gained.to(out.dtype)
@@ -156,15 +157,12 @@ def attached_sites(model: nn.Module) -> list[str]:
     return [str(hook.site) for hook in attached(model)]
 
 
-def _following(hook: SiteHook | ResidualHook, x: torch.Tensor) -> Tensors:
-    """A hook's tensors where the model is now: it may have been moved or cast since, and hooks are not parameters."""
-    tensors = hook.tensors.tensors if isinstance(hook.tensors, Row) else hook.tensors
+def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:
+    """The tensors where the model is now: it may have been moved or cast since, and hooks are not parameters."""
     first = next(iter(tensors.values()))
     if first.device == x.device and (first.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)):
         return tensors
-    moved = {role: tensor.to(x.device, x.dtype) for role, tensor in tensors.items()}
-    hook.tensors = moved
-    return moved
+    return {role: tensor.to(x.device, x.dtype) for role, tensor in tensors.items()}
 
 
 def _like(tensors: Tensors, like: torch.Tensor | None) -> Tensors:

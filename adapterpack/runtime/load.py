@@ -28,8 +28,8 @@ from adapterpack.runtime.attach import Hooks
 from adapterpack.runtime.backbone import unwrap
 from adapterpack.runtime.compiled import refuse_hooks
 from adapterpack.runtime.devices import require_device
-from adapterpack.runtime.families import first_parameter, put_classifier, require_supported
 from adapterpack.runtime.families import features_of as features_of
+from adapterpack.runtime.families import first_parameter, put_classifier, require_supported
 from adapterpack.runtime.fingerprint import fingerprint, remember, state_of
 from adapterpack.runtime.fold import Arena, deltas, fold, swap
 from adapterpack.runtime.places import Residual
@@ -196,7 +196,7 @@ class Changes:
         undo.callback(self.hooks.remove)
 
 
-def apply_step(step: Step, tensors: Mapping[str, Value], like: torch.Tensor, changes: Changes) -> None:
+def apply_step(step: Step, tensors: dict[str, Value], like: torch.Tensor, changes: Changes) -> None:
     """Put one branch in."""
     site, method, params = step.site, step.method, step.params
     if isinstance(step.at, Residual):
@@ -211,7 +211,7 @@ def apply_step(step: Step, tensors: Mapping[str, Value], like: torch.Tensor, cha
                 swap(step.at, role, delta, replaces=method.replaces, undo=changes.undo)
 
 
-def _put_head(model: nn.Module, tensors: Mapping[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
+def _put_head(model: nn.Module, tensors: dict[str, Value], like: torch.Tensor, undo: ExitStack) -> None:
     classes, features = tensors["weight"].shape
     head = bare_linear(features, classes)
     for role, values in tensors.items():
@@ -262,7 +262,7 @@ def require_backbone(adapter: Adapter, found: str) -> None:
         raise BackboneMismatchError(text, Reason.FINGERPRINT, "backbone", hint)
 
 
-class memory_errors(Translating):  # noqa: N801 (it reads as a statement)
+class memory_errors(Translating):
     """What torch and numpy raise where memory runs out, as `CallError` (`out-of-memory`)."""
 
     __slots__ = ()

@@ -5,7 +5,7 @@ A column is expanded at once: on the CPU by numpy's table lookup, elsewhere from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,64 +20,33 @@ from adapterpack.stacks import Column, DenseStack, QuantizedStack, stack_of
 from adapterpack.tensors import F32, Dense, Sparse, Tensor
 
 Value = Any  # a torch tensor, or `Entries` of torch tensors
-Columns = Mapping[str, Any]  # by role, what gives each site's tensor by its number: one tensor of all, or a list
 
 
-class Row(Mapping[str, Value]):
-    """One site's tensors by role, cut out of those of its group when they are first asked for: the numbers are there,
-    but a tensor for every role and site would take longer than they did."""
-
-    __slots__ = ("_columns", "_made", "_number")
-
-    def __init__(self, columns: Columns, number: int) -> None:
-        self._columns, self._number = columns, number
-        self._made: dict[str, Value] | None = None
-
-    @property
-    def tensors(self) -> dict[str, Value]:
-        if self._made is None:
-            self._made = {role: column[self._number] for role, column in self._columns.items()}
-        return self._made
-
-    def __getitem__(self, role: str) -> Value:
-        return self.tensors[role]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles without the other sites: of a view, the whole memory would be written."""
-        return dict, ({role: tensor.clone() for role, tensor in self.items()},)
-
-
-def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) -> list[Mapping[str, Value]]:
+def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) -> list[dict[str, Value]]:
     """The tensors of every step by role, and of the head (last; empty where there is none), float32 on `device`.
 
     What `sparse` adds into a parameter stays sparse, as `Entries`; elsewhere the zeros of sparse tensors are written
     out. The memory is the caller's own; on the CPU the quantized tensors of a group share one block of it, which costs
     a fraction of the page faults of many.
     """
-    made: dict[tuple[int, bool], Columns] = {}
-    out: list[Mapping[str, Value]] = []
+    made: dict[tuple[int, bool], dict[str, Sequence[Value]]] = {}
+    out: list[dict[str, Value]] = []
     for step in steps:
         sparse = step.how in ("fold", "swap") and step.method is METHODS["sparse"]
         kind = id(step.group), sparse
         if kind not in made:
             made[kind] = _columns(step, device, sparse=sparse)
-        out.append(Row(made[kind], step.number))
+        out.append({role: column[step.number] for role, column in made[kind].items()})
     parts = {} if head is None else head.tensors
     return [*out, {role: expand([tensor], 1.0, device)[0] for role, tensor in parts.items()}]
 
 
-def _columns(step: Step, device: torch.device, *, sparse: bool) -> Columns:
+def _columns(step: Step, device: torch.device, *, sparse: bool) -> dict[str, Sequence[Value]]:
     """The tensors of all sites of a step's group, by role."""
     columns: dict[str, Column] = {role: stack_of(column) or column for role, column in step.group.columns.items()}
     sizes = [column.room if isinstance(column, QuantizedStack) else 0 for column in columns.values()]
     room = np.empty(sum(sizes) if device.type == "cpu" else 0, np.float32)
-    found: dict[str, Any] = {}
+    found: dict[str, Sequence[Value]] = {}
     for (role, column), size in zip(columns.items(), sizes):
         factor = step.params.get("scale", 1.0) if role in step.method.scaled else 1.0
         here, room = room[:size], room[size:]
@@ -87,16 +56,17 @@ def _columns(step: Step, device: torch.device, *, sparse: bool) -> Columns:
 
 def expand(
     column: Column, factor: float, device: torch.device, *, sparse: bool = False, room: F32 | None = None
-) -> Any:
-    """Tensors times a factor, float32 on `device`: one tensor [tensors, *shape], or a list where they differ; with
-    `sparse`, sparse ones as `Entries`."""
+) -> Sequence[Value]:
+    """Tensors times a factor, float32 on `device`; with `sparse`, sparse ones as `Entries`."""
     stack = stack_of(column)
     if stack is None:
         return [_expand_one(tensor, factor, device, sparse=sparse) for tensor in column]
     if isinstance(stack, QuantizedStack) and device.type != "cpu":
-        return inflate_on(stack, device, factor)
+        return inflate_on(stack, device, factor).unbind()
     rows = stack.inflate(factor) if isinstance(stack, DenseStack) else stack.inflate(factor, room)
-    return torch.from_numpy(rows).to(device)
+    if device.type != "cpu" or rows.ndim == 1:  # rows of no dimension, which numpy gives as plain numbers
+        return torch.from_numpy(rows).to(device).unbind()
+    return list(map(torch.from_numpy, rows))  # a storage each: pickle writes the whole storage of every view
 
 
 def _expand_one(tensor: Tensor, factor: float, device: torch.device, *, sparse: bool) -> Value:

@@ -97,7 +97,7 @@ def make_ready(adapter: Adapter, twin: Twin, *, gather: bool) -> Ready:
     return Ready(build.parts, placed, adapter.labels, adapter.data, stacks, _nbytes(build.parts, placed))
 
 
-def _arrange(build: _Build, step: Step, tensors: Mapping[str, Value]) -> None:
+def _arrange(build: _Build, step: Step, tensors: dict[str, Value]) -> None:
     method, params = step.method, step.params
     if isinstance(step.at, Residual):
         build.part(step.at.norm).reads = True
@@ -114,7 +114,7 @@ def _arrange(build: _Build, step: Step, tensors: Mapping[str, Value]) -> None:
     part.overrides.append(Override(step.place, method, _kept(step, tensors), params))
 
 
-def _kept(step: Step, tensors: Mapping[str, Value]) -> dict[str, Value]:
+def _kept(step: Step, tensors: dict[str, Value]) -> dict[str, Value]:
     """What an override needs: values that will stand alone in the dtype of what they replace, deltas in float32."""
     if not step.method.replaces:
         return tensors
