@@ -247,7 +247,8 @@ def _name(run: Callable[..., Any]) -> str:
 
 
 def _is_timm(model: nn.Module) -> bool:
-    return _of_timm(type(model))
+    kind: type = type(model)
+    return _of_timm(kind)
 
 
 @lru_cache(maxsize=64)
