@@ -13,12 +13,14 @@ setup: $(VENV)/.ready
 
 # Written last, so that an interrupted install is redone. A torch that is there already (>= 2.4) is left alone. The plain
 # torchvision of some indexes is built for CUDA and cannot be imported beside a CPU torch; 0.16.2 lacks that check.
+# pip compiles what it installs, but not what it leaves in place.
 $(VENV)/.ready: pyproject.toml Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)' 2>/dev/null \
 		|| $(PIP) $(TORCH) $(CPU) || $(PIP) 'torch>=2.4' torchvision
 	$(PY) -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > $(VENV)/constraints.txt
 	$(PIP) -c $(VENV)/constraints.txt -e '.[test]'
+	$(PY) -m compileall -q adapterpack cli
 	$(PY) -W ignore -c 'import timm' 2>/dev/null || { $(PIP) requests && $(PIP) --no-deps torchvision==0.16.2; }
 	$(PY) -W ignore -c 'import timm, adapterpack' && touch $@
 
