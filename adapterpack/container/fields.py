@@ -49,6 +49,8 @@ class Fields:
     def count(self, name: str, limit: int = limits.INTEGER, least: int = 0) -> int:
         """A required integer between `least` and `limit`."""
         value: int = self.take(name, int)
+        if least <= value <= limit:
+            return value
         if value < least:
             raise CorruptFileError(f"{value} is less than {least}", Reason.BAD_FIELD, self.path(name))
         return limits.require(value, limit, name, self.path(name))

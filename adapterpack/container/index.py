@@ -44,18 +44,13 @@ class Group:
     blocks: tuple[int, ...]
     tensors: Mapping[str, TensorRow]
 
-    def block_numbers(self) -> Iterator[int]:
-        for start, stop in zip(self.blocks[::2], self.blocks[1::2]):
-            yield from range(start, stop)
-
     def expand(self) -> tuple[Site, ...]:
         """The sites in file order: block by block, patterns in the order listed."""
-        if self.site_count() > _FEW:
-            return _expanded(self.sites, tuple(self.block_numbers()))
-        return _kept(self.sites, tuple(self.block_numbers()))
+        expanded = _expanded if self.site_count() > _FEW else _kept
+        return expanded(self.sites, self.blocks)
 
     def site_count(self) -> int:
-        blocks = sum(stop - start for start, stop in zip(self.blocks[::2], self.blocks[1::2]))
+        blocks = sum(self.blocks[1::2]) - sum(self.blocks[::2])
         return len(self.sites) * (blocks if self.blocks else 1)
 
 
@@ -144,9 +139,10 @@ class Index:
         limits.require(sum(len(t.segments) for t in self.tasks), limits.SEGMENTS, "segments", "index.tasks")
 
 
-def _expanded(patterns: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[Site, ...]:
-    if not numbers:
+def _expanded(patterns: tuple[str, ...], blocks: tuple[int, ...]) -> tuple[Site, ...]:
+    if not blocks:
         return tuple(Site.parse(pattern) for pattern in patterns)
+    numbers = [n for start, stop in zip(blocks[::2], blocks[1::2]) for n in range(start, stop)]
     plain = [Site.parse(pattern.replace("*", "0")) for pattern in patterns]
     tails = [(site.path.removeprefix("blocks.0."), site.part) for site in plain]
     return tuple(Site(f"blocks.{n}.{tail}", part) for n in numbers for tail, part in tails)

@@ -104,13 +104,17 @@ class ResidualHook:
         return x.movedim(1, -1) if self.channels_first else x
 
 
+_AT_ONCE = 64  # numbers of hooks: Python forgets what it knows of a class whenever one of its attributes is set
+
+
 class Hooks:
     """Hooks that are taken away together: torch's own handles, one a hook, take three times as long to make."""
 
-    __slots__ = ("_added", "_seen")
+    __slots__ = ("_added", "_numbers", "_seen")
 
     def __init__(self) -> None:
         self._added: list[tuple[dict[int, Any], int]] = []
+        self._numbers: list[int] = []
         self._seen = threading.local()
 
     def attach(self, place: Place, site: Site, method: Method, tensors: Tensors, params: Params) -> None:
@@ -137,8 +141,11 @@ class Hooks:
 
     def _add(self, hooks: dict[int, Any], hook: Any) -> None:
         """As `register_forward_hook` does without its options; torch numbers all hooks of a process."""
-        number = RemovableHandle.next_id
-        RemovableHandle.next_id = number + 1
+        if not self._numbers:
+            first = RemovableHandle.next_id
+            RemovableHandle.next_id = first + _AT_ONCE
+            self._numbers = list(range(first + _AT_ONCE - 1, first - 1, -1))
+        number = self._numbers.pop()
         hooks[number] = hook
         self._added.append((hooks, number))
 

@@ -38,7 +38,15 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
             made[kind] = _columns(step, device, sparse=sparse)
         out.append({role: column[step.number] for role, column in made[kind].items()})
     parts = {} if head is None else head.tensors
-    return [*out, {role: expand([tensor], 1.0, device)[0] for role, tensor in parts.items()}]
+    return [*out, {role: _alone(tensor, device) for role, tensor in parts.items()}]
+
+
+def _alone(tensor: Tensor, device: torch.device) -> torch.Tensor:
+    """One tensor, float32 on `device`, in memory of its own."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.array(tensor.dense()))
+    found: torch.Tensor = expand([tensor], 1.0, device)[0]
+    return found
 
 
 def _columns(step: Step, device: torch.device, *, sparse: bool) -> dict[str, Sequence[Value]]:
