@@ -13,7 +13,7 @@ from adapterpack.converters import read
 from adapterpack.converters._base import Hints
 from adapterpack.converters._fetch import SETTINGS
 from adapterpack.errors import MissingFileError
-from adapterpack.packing.bundle import Bundle, open_bundle
+from adapterpack.packing.bundle import Bundle, open_bundle, read_adapter
 from adapterpack.packing.differences import Differences, differences
 from adapterpack.packing.encode import encode_task
 from adapterpack.stores import read_folder, shown
@@ -88,7 +88,7 @@ def _read(source: Source, task: str | None, backbone: str | None, settings: Mapp
         return source
     text = os.fspath(source)
     if is_packed(text):
-        return open_bundle(source).read(task)
+        return read_adapter(source, task)
     bundle = _at_url(text) if "://" in text else None
     return read(text, _hints(backbone, settings)).adapter if bundle is None else bundle.read(task)
 

@@ -21,7 +21,7 @@ from adapterpack.converters._memory import check_memory
 from adapterpack.converters.hf_names import NAMINGS
 from adapterpack.converters.peft import Peft
 from adapterpack.errors import CallError, MissingFileError, Reason
-from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.bundle import open_bundle, read_adapter
 from adapterpack.packing.encode import encode_task
 from adapterpack.packing.join import join
 from adapterpack.packing.options import CODE_BITS, Options
@@ -157,7 +157,7 @@ def unpack(
     form = _form(to, names)
     refuse_inputs(Path(out), [Path(source)] if isinstance(source, (str, os.PathLike)) else [])
     _files.refuse_no_folder(Path(out))
-    adapter = open_bundle(source).read(task)
+    adapter = read_adapter(source, task)
     notes = form.lost(adapter) if isinstance(form, Lossy) else ()
     return Written(form.write(adapter, Path(out), force=force), notes)
 

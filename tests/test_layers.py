@@ -57,6 +57,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("adapterpack.serving.metrics",),
     "pyarrow": ("adapterpack.serving",),
     "zstandard": ("adapterpack.codecs.zstd",),
+    "zlib_ng": ("adapterpack.container.digest",),
     "constriction": ("adapterpack.codecs._range",),
     "fsspec": ("adapterpack.stores",),
     "numpy": (

@@ -9,6 +9,7 @@ import pytest
 
 import adapterpack
 from adapterpack.errors import AdapterPackError, CallError, MissingFileError
+from adapterpack.packing.bundle import read_adapter
 from adapterpack.packing.cross import cross_coded
 from adapterpack.stores import called, open_folder, open_url, shown
 from adapterpack.stores._base import only_file, remote_errors
@@ -51,6 +52,20 @@ def test_a_task_over_http_is_one_more_request_of_its_bytes(web: Any, bundle: byt
     web.sent, payload = 0, opened.index.tasks[2].payload_bytes()
     assert opened.read("dtd").same_as(adapterpack.open(bundle).read("dtd"))
     assert len(web.asked) == 3 and web.sent == payload
+
+
+def test_a_small_file_that_is_read_over_http_is_two_requests(web: Any, bundle: bytes) -> None:
+    web.files["one.apk"] = pack(make("lora"))
+    found = read_adapter(f"{web.url}/one.apk")
+    assert found.same_as(adapterpack.open(web.files["one.apk"]).read())
+    assert [(method, ranged) for method, _, ranged in web.asked] == [
+        ("HEAD", None),
+        ("GET", f"bytes=0-{len(web.files['one.apk']) - 1}"),
+    ]
+    web.files["all.apk"] = bundle
+    web.asked.clear()
+    assert read_adapter(f"{web.url}/all.apk", "dtd").same_as(adapterpack.open(bundle).read("dtd"))
+    assert len(web.asked) == (2 if len(bundle) <= 1 << 17 else 3)
 
 
 @pytest.mark.parametrize("big", [10**9, 1])

@@ -24,6 +24,9 @@ class Bundle:
     Opening reads the head only (one read of 4 KB where it fits) and verifies it; a task's payload is read, verified
     against its checksums and its digest, and decoded by `read`. Use `adapterpack.open` to make one.
 
+    Args:
+        ahead: how many bytes of the file to keep from the first read, for payloads among them.
+
     Attributes:
         source: where the bytes come from.
         file_bytes: size of the file.
@@ -31,7 +34,7 @@ class Bundle:
         format_version: "major.minor".
     """
 
-    def __init__(self, source: _files.Source, limits: Limits | None = None) -> None:
+    def __init__(self, source: _files.Source, limits: Limits | None = None, ahead: int = 0) -> None:
         self.source = source
         self.file_bytes = source.size()
         if not isinstance(limits, (Limits, type(None))):
@@ -39,11 +42,11 @@ class Bundle:
             raise CallError(text, Reason.BAD_CALL, hint="expected adapterpack.Limits(decoded_bytes=…)")
         self._limits = limits or Limits()
         with _Naming(source):
-            self._open()
+            self._open(ahead)
 
-    def _open(self) -> None:
-        source = self.source
-        fixed, head = _read_head(source, self.file_bytes)
+    def _open(self, ahead: int) -> None:
+        fixed, first = _read_head(self.source, self.file_bytes, ahead)
+        self._first, head = first[:ahead], first[: fixed.head_bytes]
         opened = framing.open_head(head, fixed)
         self.index: Index = parse_index(opened.index)
         self.format_version = f"{fixed.version[0]}.{fixed.version[1]}"
@@ -141,7 +144,11 @@ class Bundle:
         entry = self.index.tasks[number]
         first = sum(len(task.segments) for task in self.index.tasks[:number])
         size = entry.payload_bytes()
-        data = memoryview(_files.read_exactly(self.source, self._starts[number], size, f"task {entry.name}"))
+        start = self._starts[number]
+        if start + size <= len(self._first):
+            data = memoryview(self._first)[start : start + size]
+        else:
+            data = memoryview(_files.read_exactly(self.source, start, size, f"task {entry.name}"))
         out: list[memoryview] = []
         at = 0
         for i, segment in enumerate(entry.segments):
@@ -158,6 +165,14 @@ class Bundle:
 def open_bundle(source: _files.SourceLike, limits: Limits | None = None) -> Bundle:
     """Open a path, bytes, file object or URL."""
     return Bundle(_files.source_of(source), limits)
+
+
+def read_adapter(source: _files.SourceLike, task: str | None = None) -> Adapter:
+    """Decode one task of a file, see `Bundle.read`; a small file is read at once, which a remote one needs most."""
+    return Bundle(_files.source_of(source), ahead=_AHEAD).read(task)
+
+
+_AHEAD = 1 << 17  # bytes: most files of one task in the small profile
 
 
 class _Naming(Translating):
@@ -177,12 +192,13 @@ class _Naming(Translating):
         return type(error)(f"{name}: {error.message}", Reason(error.reason), error.where, error.hint)
 
 
-def _read_head(source: _files.Source, file_bytes: int) -> tuple[Fixed, bytes]:
-    first = source.read_at(0, framing.PEEK)
+def _read_head(source: _files.Source, file_bytes: int, ahead: int) -> tuple[Fixed, bytes]:
+    """What was read of the file's beginning, at least the head."""
+    first = source.read_at(0, max(ahead, framing.PEEK))
     fixed = framing.parse_fixed(first, file_bytes)
     if fixed.head_bytes > len(first):
         first += _files.read_exactly(source, len(first), fixed.head_bytes - len(first), "head")
-    return fixed, first[: fixed.head_bytes]
+    return fixed, first
 
 
 def _check_sizes(index: Index, fixed: Fixed, table: int, file_bytes: int) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adapterpack._files import SourceLike
-from adapterpack.packing.bundle import Bundle, open_bundle
+from adapterpack.packing.bundle import Bundle, read_adapter
 from adapterpack.runtime.load import Loaded, load_adapter
 from adapterpack.runtime.plan import Fold
 
@@ -39,5 +39,5 @@ def load(
         BackboneMismatchError, UnsupportedAdapterError: it does not belong to this model; the model is untouched.
         CallError: no such file or task, or no memory.
     """
-    bundle = source if isinstance(source, Bundle) else open_bundle(source)
-    return load_adapter(bundle.read(task), model, fold=fold, device=device, check_fingerprint=check_fingerprint)
+    adapter = source.read(task) if isinstance(source, Bundle) else read_adapter(source, task)
+    return load_adapter(adapter, model, fold=fold, device=device, check_fingerprint=check_fingerprint)

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapterpack.adapter import Adapter
 from adapterpack.converters.checkpoint import Checkpoint, load_run
-from adapterpack.packing.bundle import open_bundle
+from adapterpack.packing.bundle import read_adapter
 from adapterpack.runtime.backbone import Created, create_backbone
 from adapterpack.runtime.load import load_adapter
 from adapterpack.runtime.plan import Fold
@@ -104,4 +104,4 @@ def score_of(
 def _read(question: Question) -> Adapter:
     if Checkpoint().recognise(question.file):
         return load_run(question.file)[0]
-    return open_bundle(question.file).read(question.task)
+    return read_adapter(question.file, question.task)
