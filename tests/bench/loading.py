@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import nn
 
 import adapterpack
 from adapterpack import Adapter
+from adapterpack.container.digest import checksum
 from adapterpack.runtime.backbone import create_backbone
 from adapterpack.stacks import stack_of
 from tests.bench.inputs import DIMS, METHODS, example
@@ -125,7 +125,7 @@ def _floor(adapter: Adapter, path: Path) -> Case:
 
     def run() -> object:
         data = path.read_bytes()
-        zlib.crc32(data)
+        checksum(data)
         hashlib.sha256(data).digest()
         head = None if adapter.head is None else adapter.head.weight.dense().copy()
         return [stack.inflate() for stack in stacks], head
