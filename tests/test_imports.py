@@ -15,8 +15,8 @@ from tests import factories
 ROOT = Path(__file__).resolve().parent.parent
 NEVER = {"torch", "timm", "torchvision", "transformers", "peft", "PIL", "fsspec", "scipy", "safetensors", "pickle"}
 HEAVY = ("adapterpack.runtime", "adapterpack.train", "adapterpack.converters")
-# outside packages that opening and inspecting a file may need; constriction only where it is installed
-READING = {"numpy", "zstandard", "constriction", "_cffi_backend"}
+# outside packages that opening and reading a file may need; zlib_ng only where it is installed
+READING = {"numpy", "zstandard", "constriction", "_cffi_backend", "zlib_ng"}
 TALKING = READING | {"click", "rich", "pygments", "markdown_it", "mdurl"}
 
 CHILD = """
