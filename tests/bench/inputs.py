@@ -35,9 +35,13 @@ def example(method: str, dim: int) -> Adapter:
     """The published cifar adapter, or one like it."""
     folder = published_folder()
     if folder is not None:
-        path = folder / method / f"cifar-bit1-dim{dim}.bin"
-        return CONVERTERS["petl-vit"].read(path, Hints()).adapter
+        return read(folder / method / f"cifar-bit1-dim{dim}.bin")
     return random_adapter(method, dim)
+
+
+def read(path: Path) -> Adapter:
+    """A published adapter."""
+    return CONVERTERS["petl-vit"].read(path, Hints()).adapter
 
 
 def random_adapter(method: str, dim: int, classes: int = 100) -> Adapter:

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from adapterpack import Adapter
 from adapterpack.container.digest import checksum
 from adapterpack.runtime.backbone import create_backbone
 from adapterpack.stacks import stack_of
-from tests.bench.inputs import DIMS, METHODS, example
+from tests.bench.inputs import DIMS, METHODS, example, published, read
 from tests.bench.peers import bare, in_the_model
 from tests.bench.sizes import packed
 from tests.bench.timing import Case, Timed, interleave, table
@@ -49,11 +50,40 @@ def report(rounds: int) -> str:
         "modules in it; bare: into parameters with no model around them. Median [quartiles]\n\n"
     )
     fold = table(["method dim", "bare fold, ms", "attach, ms", "folded, ms", "folded / (attach + bare fold)"], folds)
-    return title + text + "\n\nFolded load against an attached load plus the bare fold (keep rows, addmm_)\n\n" + fold
+    folded = "Folded load against an attached load plus the bare fold (keep rows, addmm_)\n\n" + fold
+    return "\n\n".join([title + text, *every_file(model, rounds), folded])
+
+
+def every_file(model: nn.Module, rounds: int) -> list[str]:
+    """The attached load of all published adapters, which differ in their heads; nothing where there are none."""
+    rows = []
+    for method in METHODS:
+        for dim in DIMS:
+            found = [_of_file(path, model, rounds) for path in published(method, dim)]
+            if found:
+                shown = [_spread([ratios[case] for ratios in found]) for case in _EVERY[1:]]
+                rows.append([f"{method} {dim}", f"{len(found)}", *shown])
+    title = (
+        "Load of every published adapter, as ratios to safetensors float32 into the ViT. "
+        "Median over the files [lowest, highest]\n\n"
+    )
+    return [title + table(["method dim", "files", *_EVERY[1:]], rows)] if rows else []
+
+
+def _of_file(path: Path, model: nn.Module, rounds: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        cases = _cases(read(path), model, Path(folder))
+        timed = interleave({name: cases[name] for name in _EVERY}, 2 * rounds)
+    return {name: one.ratio for name, one in timed.items()}
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
 _REFERENCE = "safetensors f32"
 _LONG = ("attach small", "folded", "bare fold")
+_EVERY = (_REFERENCE, "safetensors f32, bare", "safetensors f16", "attach fast", "floor", "verify fast")
 _SHOWN = (
     "safetensors f32, bare",
     "safetensors f16",
