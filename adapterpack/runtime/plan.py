@@ -6,7 +6,7 @@ All that can be wrong between an adapter and a model is found here, by name; no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -37,13 +37,10 @@ class Step:
 
     group: BranchGroup
     number: int
+    site: Site
     method: Method
     how: How
     at: Place | Residual
-
-    @property
-    def site(self) -> Site:
-        return self.group.sites[self.number]
 
     @property
     def params(self) -> Params:
@@ -130,12 +127,23 @@ def _steps(branches: Sequence[Branch], model: nn.Module, fold: Fold) -> list[Ste
             _check_prefix(group, model)
         if method.tap(group.params) in ("residual", "sum"):
             (width,) = needed["residual"]
-            ends = [_ends(places, site, width) for site in group.sites]
-            steps += [Step(group, number, method, "residual", at) for number, at in enumerate(ends)]
+            for number, site in enumerate(group.sites):
+                steps.append(Step(group, number, site, method, "residual", _ends(places, site, width)))
         else:
-            found = map(places.resolve, group.sites)
-            steps += [_step(group, number, checked, place, fold) for number, place in enumerate(found)]
+            steps += _beside_or_in(group, checked, places, fold)
     return steps
+
+
+def _beside_or_in(group: BranchGroup, checked: Checked, places: Places, fold: Fold) -> Iterator[Step]:
+    """The steps of branches that are not on the residual stream."""
+    method, _ = checked
+    before: tuple[nn.Module, str, int] | None = None
+    for number, site in enumerate(group.sites):
+        place = places.resolve(site)
+        alike = place.module, place.value, place.rows[1] if place.rows else 0
+        if alike != before:  # else the v of a layer whose q was looked at already
+            how, before = _how_at(place, group, checked, fold), alike
+        yield Step(group, number, site, method, how, place)
 
 
 def _check_prefix(group: BranchGroup, model: nn.Module) -> None:
@@ -172,15 +180,20 @@ def _ends(places: Places, site: Site, width: int) -> Residual:
     return found
 
 
-def _step(group: BranchGroup, number: int, checked: Checked, place: Place, fold: Fold) -> Step:
+def _how_at(place: Place, group: BranchGroup, checked: Checked, fold: Fold) -> How:
+    """How a branch goes in that fits its place.
+
+    Raises:
+        UnsupportedAdapterError: `site-shape`, `missing-site`, `unsupported-model`.
+    """
     method, needed = checked
     _check_shapes(place, needed, method)
     how = _how(place, needed, method, fold)
     if how != "fold" and transforms(method):
         how = _transform_how(place, needed, method, group.params)
     if how == "hook" and place.no_hook:
-        how = _unhooked(place, needed, method)
-    return Step(group, number, method, how, place)
+        return _unhooked(place, needed, method)
+    return how
 
 
 def _unhooked(place: Place, needed: Mapping[str, Shape], method: Method) -> How:
