@@ -174,6 +174,6 @@ def _following(tensors: Tensors, x: torch.Tensor) -> Tensors:
 
 def _like(tensors: Tensors, like: torch.Tensor | None) -> Tensors:
     """In the dtype and on the device of the parameter beside which the branch runs."""
-    if like is None or (like.dtype == torch.float32 and like.device.type == "cpu"):
+    if like is None or (like.dtype is torch.float32 and like.is_cpu):
         return tensors
     return {role: tensor.to(like.device, like.dtype) for role, tensor in tensors.items()}

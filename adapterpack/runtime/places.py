@@ -147,8 +147,11 @@ class Places:
         found = self._found.get(site.path)
         if found is None:
             found = self._found[site.path] = _find(self._model, site)
+        third = found.third
+        if site.part and third:
+            return Place(site, found.module, "", ("qkv".index(site.part) * third, third), found.no_hook, found.compiled)
         if site.part:
-            return self._part(site, found)
+            return self._separate(site, found)
         if not found.rest:
             return Place(site, found.module, no_hook=found.no_hook, compiled=found.compiled)
         value = found.rest[0]
@@ -156,12 +159,8 @@ class Places:
             return Place(site, found.module, value=value, compiled=found.compiled)
         raise _missing(site, _reason(self._model, found.module, site.path.split("."), found.rest))
 
-    def _part(self, site: Site, found: _Found) -> Place:
-        """q, k or v: a third of `qkv`, or the separate projection of an attention that has no fused one."""
-        third = found.third
-        if third:
-            rows = "qkv".index(site.part) * third, third
-            return Place(site, found.module, "", rows, found.no_hook, found.compiled)
+    def _separate(self, site: Site, found: _Found) -> Place:
+        """q, k or v in an attention that has no fused projection."""
         if found.rest == ["qkv"]:
             for name in _SEPARATE[site.part]:
                 child = found.module._modules.get(name)

@@ -44,7 +44,8 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
 def _alone(tensor: Tensor, device: torch.device) -> torch.Tensor:
     """One tensor, float32 on `device`, in memory of its own."""
     if device.type == "cpu":
-        return torch.from_numpy(np.array(tensor.dense()))
+        values = tensor.dense()
+        return torch.from_numpy(np.array(values) if isinstance(tensor, Dense) else values)
     found: torch.Tensor = expand([tensor], 1.0, device)[0]
     return found
 
