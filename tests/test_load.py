@@ -378,7 +378,7 @@ def test_compiled_model_sees_a_fold_and_refuses_hooks() -> None:
     assert error.value.reason == "unsupported-model"
 
 
-@pytest.mark.parametrize("part", ["", "blocks.1", "blocks.1.mlp", "blocks.1.norm2"])
+@pytest.mark.parametrize("part", ["", "blocks.1", "blocks.1.mlp", "blocks.1.norm2", "blocks.1.drop_path2"])
 def test_a_model_compiled_in_place_refuses_hooks(part: str) -> None:
     model = vit()
     model.get_submodule(part).compile(backend="eager")
@@ -387,6 +387,43 @@ def test_a_model_compiled_in_place_refuses_hooks(part: str) -> None:
     assert error.value.reason == "unsupported-model" and attached_sites(model) == []
     with load_adapter(adapter(lora_qv(), model), model):
         pass
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "layer"),
+    [
+        ("blocks.1", lora_qv(), None),
+        ("blocks.1.attn.qkv", lora_qv(), None),
+        ("blocks.1.mlp.fc1", [lora("blocks.1.mlp.fc1", out=4 * WIDTH)], None),
+        ("blocks.1.attn.v_proj", lora_qv(), SeparateAttention),
+    ],
+)
+def test_a_layer_compiled_in_place_refuses_hooks(part: str, rows: Any, layer: Any) -> None:
+    model = vit() if layer is None else vit(attn_layer=layer)
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(UnsupportedAdapterError, match="compiled") as error:
+        load_adapter(adapter(rows), model, fold="never", check_fingerprint=False)
+    assert error.value.reason == "unsupported-model" and attached_sites(model) == []
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_head_is_in_the_models_mode(training: bool) -> None:
+    model = vit().train(training)
+    with load_adapter(adapter(lora_qv(), head=Head(dense(3, WIDTH))), model, check_fingerprint=False):
+        assert {module.training for module in model.modules()} == {training}
+
+
+def test_hooks_that_others_add_meanwhile_stay() -> None:
+    model, seen = vit(), []
+    loaded = load_adapter(adapter([*lora_qv(), *adaptformer()]), model, fold="never", check_fingerprint=False)
+    for block in model.blocks:
+        block.attn.qkv.register_forward_hook(lambda *_: seen.append("qkv"))
+        block.drop_path2.register_forward_hook(lambda *_: seen.append("end"))
+    assert len(attached_sites(model)) == len(loaded.attached)
+    loaded.unload()
+    with torch.no_grad():
+        model(images())
+    assert sorted(seen) == ["end"] * DEPTH + ["qkv"] * DEPTH
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -69,7 +69,7 @@ class Place:
             return None
         if role in _ENDS:
             return self._features(role)
-        found: Tensor | None = self.module._parameters.get(self.value or role)
+        found: Tensor | None = self.module._parameters.get(self.name(role))
         if found is None and role == "bias" and isinstance(self.module, nn.Linear):
             found = self.module.weight[:, 0]
         if found is None:
@@ -113,7 +113,7 @@ class _Found:
     """Where a path leads.
 
     Attributes:
-        parent, module: the deepest module on it, and the one around that.
+        parent, module: the deepest module on it (`module`), and the one around that.
         rest: the names that are left.
         compiled: whether `compile()` was called on one of the modules on it.
         third: rows of each of q, k and v where `module` is their fused projection, else 0.

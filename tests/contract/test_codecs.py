@@ -478,6 +478,22 @@ def test_bad_scales_are_refused_both_ways(bits: int, scale: float, offset: float
     assert corrupt.value.reason == reason
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("beside", [-0.5, 0.5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_bad_offset_is_seen_beside_good_ones(bad: float, beside: float, dtype: Any) -> None:
+    good = quantize(numbers(1, (4, 4)), 1)
+    scale = np.ones(1, dtype)
+    rows = [
+        Quantized(good.shape, 1, good.levels, 0, good.packed, scale, np.array([offset], dtype))
+        for offset in (beside, bad, beside)
+    ]
+    params = {**quantized_params(rows[0]), "compression": "none"}
+    with pytest.raises(CallError) as error:
+        CODECS["signs"].encode(rows, params)
+    assert error.value.reason == "not-finite"
+
+
 @pytest.mark.parametrize("positions", [[3, 2], [2, 2], [-1, 2], [2, 9]])
 def test_the_writer_refuses_positions_out_of_order(positions: list[int]) -> None:
     tensor = Sparse((3, 3), np.array(positions, np.int64), Dense(np.ones(2, np.float32)))
