@@ -25,7 +25,7 @@ class Bundle:
     against its checksums and its digest, and decoded by `read`. Use `adapterpack.open` to make one.
 
     Args:
-        ahead: how many bytes of the file to keep from the first read, for payloads among them.
+        at_once: up to this size a file is read with one read, payloads included.
 
     Attributes:
         source: where the bytes come from.
@@ -34,7 +34,7 @@ class Bundle:
         format_version: "major.minor".
     """
 
-    def __init__(self, source: _files.Source, limits: Limits | None = None, ahead: int = 0) -> None:
+    def __init__(self, source: _files.Source, limits: Limits | None = None, at_once: int = 0) -> None:
         self.source = source
         self.file_bytes = source.size()
         if not isinstance(limits, (Limits, type(None))):
@@ -42,12 +42,12 @@ class Bundle:
             raise CallError(text, Reason.BAD_CALL, hint="expected adapterpack.Limits(decoded_bytes=…)")
         self._limits = limits or Limits()
         with _Naming(source):
-            self._open(ahead)
+            self._open(at_once)
 
-    def _open(self, ahead: int) -> None:
-        fixed, first = _read_head(self.source, self.file_bytes, ahead)
-        self._first, head = first[:ahead], first[: fixed.head_bytes]
-        opened = framing.open_head(head, fixed)
+    def _open(self, at_once: int) -> None:
+        fixed, first = _read_head(self.source, self.file_bytes, at_once if self.file_bytes <= at_once else 0)
+        self._whole = first if len(first) == self.file_bytes <= at_once else b""
+        opened = framing.open_head(first[: fixed.head_bytes], fixed)
         self.index: Index = parse_index(opened.index)
         self.format_version = f"{fixed.version[0]}.{fixed.version[1]}"
         self._starts = _check_sizes(self.index, fixed, len(opened.table), self.file_bytes)
@@ -145,8 +145,8 @@ class Bundle:
         first = sum(len(task.segments) for task in self.index.tasks[:number])
         size = entry.payload_bytes()
         start = self._starts[number]
-        if start + size <= len(self._first):
-            data = memoryview(self._first)[start : start + size]
+        if self._whole:
+            data = memoryview(self._whole)[start : start + size]
         else:
             data = memoryview(_files.read_exactly(self.source, start, size, f"task {entry.name}"))
         out: list[memoryview] = []
@@ -169,10 +169,10 @@ def open_bundle(source: _files.SourceLike, limits: Limits | None = None) -> Bund
 
 def read_adapter(source: _files.SourceLike, task: str | None = None) -> Adapter:
     """Decode one task of a file, see `Bundle.read`; a small file is read at once, which a remote one needs most."""
-    return Bundle(_files.source_of(source), ahead=_AHEAD).read(task)
+    return Bundle(_files.source_of(source), at_once=_AT_ONCE).read(task)
 
 
-_AHEAD = 1 << 17  # bytes: most files of one task in the small profile
+_AT_ONCE = 1 << 19  # bytes: most files of one task
 
 
 class _Naming(Translating):
@@ -192,9 +192,9 @@ class _Naming(Translating):
         return type(error)(f"{name}: {error.message}", Reason(error.reason), error.where, error.hint)
 
 
-def _read_head(source: _files.Source, file_bytes: int, ahead: int) -> tuple[Fixed, bytes]:
+def _read_head(source: _files.Source, file_bytes: int, size: int) -> tuple[Fixed, bytes]:
     """What was read of the file's beginning, at least the head."""
-    first = source.read_at(0, max(ahead, framing.PEEK))
+    first = source.read_at(0, max(size, framing.PEEK))
     fixed = framing.parse_fixed(first, file_bytes)
     if fixed.head_bytes > len(first):
         first += _files.read_exactly(source, len(first), fixed.head_bytes - len(first), "head")

@@ -29,14 +29,15 @@ def values_of(steps: Sequence[Step], head: Head | None, device: torch.device) ->
     out. The memory is the caller's own; on the CPU the quantized tensors of a group share one block of it, which costs
     a fraction of the page faults of many.
     """
-    made: dict[tuple[int, bool], dict[str, Sequence[Value]]] = {}
+    made: dict[tuple[int, bool], list[dict[str, Value]]] = {}
     out: list[dict[str, Value]] = []
     for step in steps:
         sparse = step.how in ("fold", "swap") and step.method is METHODS["sparse"]
         kind = id(step.group), sparse
         if kind not in made:
-            made[kind] = _columns(step, device, sparse=sparse)
-        out.append({role: column[step.number] for role, column in made[kind].items()})
+            columns = _columns(step, device, sparse=sparse)
+            made[kind] = [dict(zip(columns, site)) for site in zip(*columns.values())]
+        out.append(made[kind][step.number])
     parts = {} if head is None else head.tensors
     return [*out, {role: _alone(tensor, device) for role, tensor in parts.items()}]
 
