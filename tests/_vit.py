@@ -30,8 +30,8 @@ def vit(**changes: Any) -> VisionTransformer:
     return model.eval()
 
 
-def images(count: int = 2, size: int = SIZE) -> torch.Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+def images(count: int = 2, size: int = SIZE, seed: int = 1) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def array(*shape: int, seed: int = 0, spread: float = 0.3) -> np.ndarray:

@@ -57,17 +57,21 @@ def order_of(names: Sequence[str], ready: Mapping[str, Ready]) -> list[int]:
     return sorted(range(len(names)), key=lambda i: key[names[i]])
 
 
-def segments_of(names: Sequence[str], ready: Mapping[str, Ready], *, gather: bool) -> tuple[Batch, list[Run]]:
-    """What the stations must know of sorted rows, and each task's rows."""
+def runs_of(names: Sequence[str], ready: Mapping[str, Ready]) -> list[Run]:
+    """Each task's rows, of names that are sorted."""
     runs: list[Run] = []
     start = 0
     for i in range(1, len(names) + 1):
         if i == len(names) or names[i] != names[start]:
             runs.append((start, i, ready[names[start]]))
             start = i
-    together = gather and len(runs) > 1 and not torch.is_autocast_enabled("cuda")
+    return runs
+
+
+def batch_of(runs: Sequence[Run], *, gather: bool) -> Batch:
+    """What the stations must know of sorted rows."""
     segments = [Segment(start, stop, task.parts) for start, stop, task in runs]
-    return Batch(segments, products([(a, b, task.stacks) for a, b, task in runs]) if together else {}), runs
+    return Batch(segments, products([(a, b, task.stacks) for a, b, task in runs]) if gather and len(runs) > 1 else {})
 
 
 def heads(model: nn.Module, features: torch.Tensor, runs: Sequence[Run]) -> list[torch.Tensor]:

@@ -19,8 +19,9 @@ from adapterpack.runtime.fingerprint import fingerprint
 from adapterpack.runtime.load import features_of, memory_errors, require_backbone
 from adapterpack.runtime.plan import Fold, check_head, plan
 from adapterpack.runtime.pool.active import Chosen, Front
-from adapterpack.runtime.pool.batch import heads, order_of, segments_of
+from adapterpack.runtime.pool.batch import batch_of, heads, order_of, runs_of
 from adapterpack.runtime.pool.cache import Cache
+from adapterpack.runtime.pool.graphs import graphs_for
 from adapterpack.runtime.pool.lock import ModelLock
 from adapterpack.runtime.pool.ready import Ready, make_ready, mixed_plan
 from adapterpack.runtime.pool.store import Packed
@@ -36,6 +37,7 @@ class Engine:
         budget: bytes of inflated tasks that may stay between calls, or None.
         head_classes: see `AdapterPool`.
         device: where to move the model first, or None.
+        cuda_graphs: see `AdapterPool`.
         alive: whether a task is still in the pool, so that what was inflated for a removed one is not kept.
 
     Attributes:
@@ -50,6 +52,7 @@ class Engine:
         budget: int | None,
         head_classes: int | None,
         device: str | torch.device | None,
+        cuda_graphs: Sequence[int],
         alive: Callable[[Packed], bool],
     ) -> None:
         self.model = unwrap(model)
@@ -62,6 +65,7 @@ class Engine:
         self.cache = Cache(budget, alive)
         self.lock = ModelLock()
         self.gather = False
+        self.graphs = graphs_for(cuda_graphs, next(self.model.parameters()).device)
         self._fold = fold
         self._made_for: object = None
         self._fingerprint: str | None = None
@@ -118,8 +122,12 @@ class Engine:
             rows = images.to(like.device, like.dtype)
             if order != sorted(order):
                 rows = rows[torch.tensor(order, device=rows.device)]
-            batch, runs = segments_of([names[i] for i in order], ready, gather=self.gather)
-            found = heads(self.twin.model, self.twin.features(rows, batch), runs)
+            runs = runs_of([names[i] for i in order], ready)
+            features = None if self.graphs is None else self.graphs.features(self.twin, rows, runs)
+            if features is None:
+                gather = self.gather and not torch.is_autocast_enabled(rows.device.type)
+                features = self.twin.features(rows, batch_of(runs, gather=gather))
+            found = heads(self.twin.model, features, runs)
         out: list[Any] = [None] * len(order)
         for row, logits in zip(order, found):
             out[row] = logits
@@ -154,6 +162,8 @@ class Engine:
             self.front.show(None)
             self.front.forget()
             self.cache.clear()
+            if self.graphs is not None:
+                self.graphs.clear()
             self._settle()
             if chosen is not None:
                 self.front.show(self.choose(chosen.name, chosen.task))

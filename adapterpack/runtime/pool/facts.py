@@ -60,6 +60,7 @@ class PoolStats:
         memory_budget: bytes, or None for no limit.
         active: the active task's name, or None.
         hits, misses, evictions: of the inflated tasks, since the pool was made; one hit or miss a task and call.
+        graph_bytes: where captured CUDA graphs read batches from; not what they need inside.
     """
 
     tasks: tuple[TaskStats, ...]
@@ -72,6 +73,7 @@ class PoolStats:
     hits: int
     misses: int
     evictions: int
+    graph_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -6,7 +6,7 @@ needs no copies. It runs on either, so that either can test it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,16 +50,42 @@ def products(ready: Sequence[tuple[int, int, Sequence[Stack]]]) -> dict[Station,
         ready: (start, stop, the task's stacks) of each segment, in order.
     """
     found: dict[Station, list[Product]] = {}
-    for form, run in _runs(ready):
-        index = torch.repeat_interleave(
-            torch.arange(len(run)), torch.tensor([stop - start for start, stop, _ in run])
-        ).to(run[0][2].down.device)
-        down = torch.stack([stack.down for _, _, stack in run]).index_select(0, index)
-        ups = [torch.stack(parts).index_select(0, index) for parts in zip(*(stack.ups for _, _, stack in run))]
-        for i, station in enumerate(form[0]):
-            pieces = [(columns, up[:, i]) for (columns, _), up in zip(form[1], ups)]
-            found.setdefault(station, []).append(Product(run[0][0], run[-1][1], down[:, i], pieces))
+    for _, run in _runs(ready):
+        for station, product in at_stations(run[0][0], run[-1][1], spread(run)):
+            found.setdefault(station, []).append(product)
     return found
+
+
+def spread(run: Sequence[tuple[int, int, Stack]], room: Stack | None = None) -> Stack:
+    """The factors of every row of neighbouring segments: a stack with one dimension more, the rows, which come first.
+
+    Args:
+        run: (start, stop, the task's stack) of each segment, all of one form.
+        room: where to write them; None for new memory.
+    """
+    counts = torch.tensor([stop - start for start, stop, _ in run])
+    index = torch.repeat_interleave(torch.arange(len(run)), counts).to(run[0][2].down.device)
+
+    def rows(parts: Sequence[torch.Tensor], out: torch.Tensor | None) -> torch.Tensor:
+        return torch.index_select(torch.stack(list(parts)), 0, index, out=out)
+
+    into = [None] * len(run[0][2].ups) if room is None else room.ups
+    down = rows([stack.down for _, _, stack in run], None if room is None else room.down)
+    ups = [rows(parts, out) for parts, out in zip(zip(*(stack.ups for _, _, stack in run)), into)]
+    return Stack(run[0][2].form, down, tuple(ups))
+
+
+def at_stations(start: int, stop: int, rows: Stack) -> Iterator[tuple[Station, Product]]:
+    """What each station of a form multiplies for these rows of a batch.
+
+    Args:
+        start, stop: the rows.
+        rows: their factors, from `spread`.
+    """
+    stations, ranges, _ = rows.form
+    for i, station in enumerate(stations):
+        pieces = [(columns, up[:, i]) for (columns, _), up in zip(ranges, rows.ups)]
+        yield station, Product(start, stop, rows.down[:, i], pieces)
 
 
 def order_key(stacks: Sequence[Stack]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from adapterpack.packing.sizes import describe_task
 from adapterpack.runtime.pool.active import Front
 from adapterpack.runtime.pool.cache import Cache
 from adapterpack.runtime.pool.facts import PoolStats, TaskInfo, TaskStats
+from adapterpack.runtime.pool.graphs import Graphs
 from adapterpack.runtime.pool.store import Packed
 
 
@@ -37,7 +38,7 @@ def unknown(name: object, known: Sequence[str]) -> CallError:
     return CallError(f"there is no task {str(name)[:255]!r}", Reason.UNKNOWN_TASK, hint=hint)
 
 
-def stats_of(tasks: Mapping[str, Packed], cache: Cache, front: Front) -> PoolStats:
+def stats_of(tasks: Mapping[str, Packed], cache: Cache, front: Front, graphs: Graphs | None) -> PoolStats:
     sizes, chosen = cache.sizes(), front.chosen
     active = None if chosen is None else chosen.name
     rows = tuple(
@@ -55,6 +56,7 @@ def stats_of(tasks: Mapping[str, Packed], cache: Cache, front: Front) -> PoolSta
         hits=cache.hits,
         misses=cache.misses,
         evictions=cache.evictions,
+        graph_bytes=0 if graphs is None else graphs.nbytes,
     )
 
 

@@ -45,13 +45,16 @@ class AdapterPool:
         check_fingerprint: False accepts adapters of any backbone of the right shape.
         head_classes: gives the model one head of that many rows for all activated tasks (the spare logits are minus
             infinity), so that activating never changes a shape; None gives each task a head of its own size.
+        cuda_graphs: sizes of mixed batches, such as (1, 8, 32), whose forward pass is captured as a CUDA graph at its
+            first use; a batch is filled up to the next size. For LoRA tasks of one rank and one set of sites; other
+            batches run as without.
 
     Attributes:
         model: as given.
 
     Raises:
         UnsupportedAdapterError: `unsupported-model`, or `already-loaded`: a task is in the model.
-        CallError: `bad-call`.
+        CallError: `bad-call`; also where `cuda_graphs` is given and the model is on no GPU.
     """
 
     def __init__(
@@ -63,10 +66,11 @@ class AdapterPool:
         device: str | torch.device | None = None,
         check_fingerprint: bool = True,
         head_classes: int | None = None,
+        cuda_graphs: Sequence[int] = (),
     ) -> None:
         _check_arguments(fold, memory_budget, head_classes)
         self.model = model
-        self._engine = Engine(model, fold, memory_budget, head_classes, device, self._holds)
+        self._engine = Engine(model, fold, memory_budget, head_classes, device, cuda_graphs, self._holds)
         self._check_fingerprint = check_fingerprint
         self._tasks: dict[str, Packed] = {}
         self._table = threading.Lock()  # around `_tasks`; taken inside the engine's lock, never around it
@@ -229,7 +233,7 @@ class AdapterPool:
         """What is where, at one moment."""
         with self._table:
             tasks = dict(self._tasks)
-        return stats_of(tasks, self._engine.cache, self._engine.front)
+        return stats_of(tasks, self._engine.cache, self._engine.front, self._engine.graphs)
 
     def info(self, name: str) -> TaskInfo:
         """What a task's packed bytes say of it.

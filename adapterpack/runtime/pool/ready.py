@@ -47,6 +47,12 @@ class Ready:
     def changes_parameters(self) -> bool:
         return any(part.overrides for part in self.parts.values())
 
+    @property
+    def only_stacks(self) -> bool:
+        """Whether its low-rank products, gathered, and its head are all that it is."""
+        parts = self.parts.values()
+        return not self.changes_parameters and all(gain.stacked for part in parts for gain in part.gains)
+
 
 @dataclass(slots=True, eq=False)
 class _Build:

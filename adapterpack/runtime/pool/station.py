@@ -167,11 +167,11 @@ class Station:
 
     def _gained(self, batch: Batch, found: list[tuple[Segment, Part]], x: torch.Tensor, out: Any) -> Any:
         gaining = [(segment, gain) for segment, part in found for gain in part.gains]
-        if not gaining:
+        products = batch.products.get(self, ())
+        if not gaining and not products:
             return out
         if not isinstance(self.module, nn.Linear) and not _fresh(out, _needed(batch, gaining, x)):
             out = out.clone()
-        products = batch.products.get(self, ()) if x.ndim == 3 else ()
         for product in products:
             _multiply(product, x, out)
         for segment, gain in gaining:
@@ -202,11 +202,12 @@ def _read(gain: Gain, batch: Batch, rows: slice, x: torch.Tensor, target: torch.
 
 def _multiply(product: Product, x: torch.Tensor, out: torch.Tensor) -> None:
     """Two launches for one range of columns, three for two."""
-    rows = slice(product.start, product.stop)
-    hidden = torch.bmm(x[rows], product.down.mT)
+    rows, count = slice(product.start, product.stop), product.stop - product.start
+    tokens, onto = x[rows].reshape(count, -1, x.shape[-1]), out[rows].view(count, -1, out.shape[-1])
+    hidden = torch.bmm(tokens, product.down.mT)
     at = 0
     for columns, up in product.ups:
-        target = out[rows] if columns is None else out[rows].narrow(-1, *columns)
+        target = onto if columns is None else onto.narrow(-1, *columns)
         target.baddbmm_(hidden[..., at : at + up.shape[1]], up)
         at += up.shape[1]
 
