@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy
 import torch
 
-from tests.bench import codecs, commands, converters, loading, packing, service, serving, sizes, training
+from tests.bench import codecs, commands, converters, gpu, loading, packing, service, serving, sizes, training
 
 TABLES = {
     "sizes": lambda rounds: sizes.report(),
@@ -24,6 +24,7 @@ TABLES = {
     "http": service.report,
     "converters": lambda rounds: converters.report(),
     "serving": serving.report,
+    "gpu": gpu.report,
     "training": lambda rounds: training.report(max(3, rounds // 3)),
 }
 
@@ -47,10 +48,10 @@ def main() -> None:
 
 def machine() -> str:
     """What the figures were measured on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     model = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     cpu = model[0] if model else platform.processor() or platform.machine()
-    cores = f"{os.cpu_count()} cores, {gpu}"
+    cores = f"{os.cpu_count()} cores, {name}"
     versions = f"Python {platform.python_version()}, numpy {numpy.__version__}, torch {torch.__version__}"
     return f"{cpu}, {cores}; {versions}"
 

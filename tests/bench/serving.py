@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,45 @@ BLOCKS = 4  # of mixed batches, so that 32 images take seconds; everything else 
 IMAGES, TASKS, RANK, WIDTH = 32, 16, 32, 768
 
 
+@dataclass(frozen=True, slots=True)
+class On:
+    """Where and in what a backbone runs.
+
+    Attributes:
+        device, dtype: of its parameters.
+        blocks: how many it has in mixed batches.
+        clock: seconds.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    blocks: int = BLOCKS
+    clock: Callable[[], float] = time.process_time
+
+    def __str__(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def vit(self, blocks: int) -> VisionTransformer:
+        """ViT-B/16 with random weights."""
+        model = VisionTransformer(embed_dim=WIDTH, depth=blocks, num_heads=12, num_classes=100)
+        randomise(model, 0)
+        return model.eval().requires_grad_(False).to(self.device, self.dtype)
+
+    def images(self, count: int) -> torch.Tensor:
+        return torch.randn(count, 3, 224, 224).to(self.device, self.dtype)
+
+    def peft(self, blocks: int, names: Sequence[str]) -> nn.Module:
+        """PEFT's LoRA on the fused qkv, which is what it can adapt."""
+        config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], init_lora_weights=False)
+        model = get_peft_model(self.vit(blocks), config, adapter_name=names[0], autocast_adapter_dtype=False)
+        for name in names[1:]:
+            model.add_adapter(name, config, autocast_adapter_dtype=False)
+        return model.eval().to(self.device, self.dtype)
+
+
+CPU = On()
+
+
 def report(rounds: int) -> str:
     """All tables; one thread, CPU time."""
     torch.set_num_threads(1)
@@ -38,33 +79,40 @@ def report(rounds: int) -> str:
     return "\n\n".join(tables)
 
 
-def mixed(rounds: int) -> str:
+def mixed(rounds: int, on: On = CPU) -> str:
     """One batch in the ways of serving it."""
-    model, x = vit(BLOCKS), torch.randn(IMAGES, 3, 224, 224)
+    model, x = on.vit(on.blocks), on.images(IMAGES)
     pool = AdapterPool(model)
-    for n in range(TASKS):
-        for kind in ("lora", "adaptformer", "consolidator", "sparse", "replace"):
-            pool.add(packed(task(kind, f"{kind}-{n}", 10 + n, BLOCKS, seed=n), "fast"))
-    loras = [f"lora-{n % TASKS}" for n in range(IMAGES)]
+    loras = [packed(task("lora", f"lora-{n}", 10 + n, on.blocks, seed=n), "fast") for n in range(TASKS)]
+    others = ("adaptformer", "consolidator", "sparse", "replace")
+    made = (task(kind, f"{kind}-{n}", 10 + n, on.blocks, seed=n) for kind in others for n in range(TASKS))
+    for data in (*loras, *(packed(one, "fast") for one in made)):
+        pool.add(data)
+    each = [f"lora-{n % TASKS}" for n in range(IMAGES)]
     kinds = ("lora", "adaptformer", "lora", "consolidator", "lora", "adaptformer", "sparse", "replace")
     many = [f"{kinds[n % TASKS % len(kinds)]}-{n % TASKS}" for n in range(IMAGES)]
-    peft = peft_model(BLOCKS, TASKS)
+    peft = on.peft(on.blocks, [f"lora-{n}" for n in range(TASKS)])
     restore = lambda *_: pool.activate(None)  # noqa: E731
     cases = {
         "folded, one task": Case(lambda: model(x), before=lambda: pool.activate("lora-0"), after=restore),
         "frozen backbone": Case(lambda: model(x)),
         "pool, 1 LoRA task": Case(lambda: pool(x, tasks=["lora-0"] * IMAGES)),
-        f"pool, {TASKS} LoRA tasks": Case(lambda: pool(x, tasks=loras)),
+        f"pool, {TASKS} LoRA tasks": Case(lambda: pool(x, tasks=each)),
         f"pool, {TASKS} tasks of 5 methods": Case(lambda: pool(x, tasks=many)),
-        f"PEFT adapter_names, {TASKS} LoRA tasks": Case(lambda: peft(x, adapter_names=loras)),
+        f"PEFT adapter_names, {TASKS} LoRA tasks": Case(lambda: peft(x, adapter_names=each)),
         f"split by task, {TASKS} swaps": Case(lambda: _split(pool, x), after=restore),
     }
-    timed = interleave(cases, rounds)
+    if on.device != "cpu":
+        captured = AdapterPool(model, cuda_graphs=(IMAGES,))
+        for data in loras:
+            captured.add(data)
+        cases[f"pool with cuda_graphs, {TASKS} LoRA tasks"] = Case(lambda: captured(x, tasks=each))
+    timed = interleave(cases, rounds, on.clock)
     peft_ms = timed[f"PEFT adapter_names, {TASKS} LoRA tasks"].ms
-    rows = [[k, f"{t.ms:.0f}", str(t), f"{1 / t.ratio:.2f}", f"{t.ms / peft_ms:.2f}"] for k, t in timed.items()]
-    columns = ["float32", "ms", "time / folded", "throughput / folded", "time / PEFT's median"]
+    rows = [[k, f"{t.ms:.1f}", str(t), f"{1 / t.ratio:.2f}", f"{t.ms / peft_ms:.2f}"] for k, t in timed.items()]
+    columns = [str(on), "ms", "time / folded", "throughput / folded", "time / PEFT's median"]
     heads = "heads of 10 to 25 classes in the pool, none in PEFT"
-    return f"{IMAGES} images through ViT-B of {BLOCKS} blocks, {heads}\n\n" + table(columns, rows)
+    return f"{IMAGES} images through ViT-B of {on.blocks} blocks, {heads}\n\n" + table(columns, rows)
 
 
 def _split(pool: AdapterPool, x: torch.Tensor) -> None:
@@ -74,27 +122,28 @@ def _split(pool: AdapterPool, x: torch.Tensor) -> None:
         pool.model(x[n::TASKS])
 
 
-def folded(rounds: int) -> str:
+def folded(rounds: int, on: On = CPU) -> str:
     """Whether a folded task costs anything while it runs."""
-    model, x = vit(12), torch.randn(1, 3, 224, 224)
+    model, x = on.vit(12), on.images(1)
     pool = AdapterPool(model)
     for kind in ("lora", "replace"):
         pool.add(packed(task(kind, kind, 100, 12), "fast"))
     cases = {"frozen backbone": Case(lambda: model(x), before=lambda: pool.activate(None))}
     for name in pool.tasks:
         cases[f"folded {name}"] = Case(lambda: model(x), before=lambda name=name: pool.activate(name))
-    return "One image through ViT-B\n\n" + table(["float32", "ms", "time / frozen"], _rows(interleave(cases, rounds)))
+    rows = _rows(interleave(cases, rounds, on.clock))
+    return "One image through ViT-B\n\n" + table([str(on), "ms", "time / frozen"], rows)
 
 
-def swaps(rounds: int) -> str:
+def swaps(rounds: int, on: On = CPU) -> str:
     """From one folded LoRA task to another."""
-    model = vit(12)
+    model = on.vit(12)
     warm, cold = AdapterPool(model), AdapterPool(model, memory_budget=0)
     made = [task("lora", f"t{n}", 100, 12, seed=n) for n in range(2)]
     for one in made:
         for pool in (warm, cold):
             pool.add(packed(one, "fast"))
-    bare, peft = _bare(model, made), peft_model(12, 2)
+    bare, peft = _bare(model, made), on.peft(12, ["t0", "t1"])
     peft.merge_adapter(["t0"])
 
     def peft_swap() -> None:
@@ -116,8 +165,8 @@ def swaps(rounds: int) -> str:
             "activate(None)": Case(lambda: warm.activate(None), before=lambda: warm.activate("t0")),
             "PEFT unmerge, set, merge (inexact)": Case(peft_swap),
         }
-        timed = interleave(cases, rounds)
-    title = "Swap of LoRA tasks, rank 32 on q and v of ViT-B's 12 blocks, 100 classes\n\n"
+        timed = interleave(cases, rounds, on.clock)
+    title = f"Swap of LoRA tasks, rank 32 on q and v of ViT-B's 12 blocks, 100 classes, {on}\n\n"
     return title + table(["swap", "ms", "time / by hand"], _rows(timed))
 
 
@@ -132,7 +181,7 @@ def _bare(model: nn.Module, made: list[Adapter]) -> list[Job]:
             .weight.detach()
             .narrow(0, WIDTH * "qkv".index(branch.site.part), WIDTH)
         )
-        up, down = (torch.from_numpy(branch.tensors[role].dense()) for role in ("up", "down"))
+        up, down = (torch.from_numpy(branch.tensors[role].dense()).to(rows) for role in ("up", "down"))
         jobs.append((rows, rows.clone(), up * branch.params["scale"], down))
     return jobs
 
@@ -149,13 +198,13 @@ def _back(jobs: list[Job]) -> None:
 
 
 def _from_file(jobs: list[Job], path: Path) -> None:
-    found = load_file(path)
+    found = load_file(path, device=str(jobs[0][0].device))
     for n, (rows, before, _, _) in enumerate(jobs):
         rows.copy_(before)
         rows.addmm_(found[f"{n}.0"], found[f"{n}.1"])
 
 
-def first_use(rounds: int) -> str:
+def first_use(rounds: int, on: On = CPU) -> str:
     """From disk to ready for a batch, with the heads that a task may have."""
     made = task("lora", "t", 100, 12)
     tasks = {
@@ -163,7 +212,7 @@ def first_use(rounds: int) -> str:
         "1-bit head": task("lora-bits", "t", 100, 12),
         "float32 head": made,
     }
-    timed = {head: _first_use(one, rounds) for head, one in tasks.items()}
+    timed = {head: _first_use(one, rounds, on) for head, one in tasks.items()}
     columns = ["way", *(column for head in timed for column in (f"{head}, ms", "time / safetensors"))]
     ways = timed["no head"]
     rows = [[way, *(cell for of in timed.values() for cell in (f"{of[way].ms:.2f}", str(of[way])))] for way in ways]
@@ -171,12 +220,13 @@ def first_use(rounds: int) -> str:
     return f"From disk to ready: {what}\n\n" + table(columns, rows)
 
 
-def _first_use(made: Adapter, rounds: int) -> dict[str, Timed]:
-    model = vit(12)
+def _first_use(made: Adapter, rounds: int, on: On) -> dict[str, Timed]:
+    model = on.vit(12)
     pool = AdapterPool(model)
-    peft, config = peft_model(12, 1), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"])
+    peft, config = on.peft(12, ["t0"]), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"])
     carrier, tensors = in_the_model(made, model)
-    holder = bare(tensors)
+    carrier.to(on.device)
+    holder = bare(tensors).to(on.device)
     with tempfile.TemporaryDirectory() as folder:
         path, plain, flat = (Path(folder) / name for name in ("t.apk", "t.safetensors", "flat.safetensors"))
         path.write_bytes(packed(made, "fast"))
@@ -194,9 +244,11 @@ def _first_use(made: Adapter, rounds: int) -> dict[str, Timed]:
 
         cases = {
             "safetensors load_file, load_state_dict": Case(
-                lambda: carrier.load_state_dict(load_file(plain), strict=False)
+                lambda: carrier.load_state_dict(load_file(plain, device=on.device), strict=False)
             ),
-            "the same into parameters without a model": Case(lambda: holder.load_state_dict(load_file(flat))),
+            "the same into parameters without a model": Case(
+                lambda: holder.load_state_dict(load_file(flat, device=on.device))
+            ),
             "pool.add": Case(lambda: pool.add(path), after=remove),
             "pool.add, inflated": Case(use, after=remove),
             "adapterpack.load, attached": Case(
@@ -207,7 +259,7 @@ def _first_use(made: Adapter, rounds: int) -> dict[str, Timed]:
                 after=lambda _: peft.delete_adapter("again"),
             ),
         }
-        return interleave(cases, 4 * rounds)  # short ones, so many rounds
+        return interleave(cases, 4 * rounds, on.clock)  # short ones, so many rounds
 
 
 def memory() -> str:
@@ -231,10 +283,10 @@ def hold(way: str, count: int) -> None:
     data, kept = packed(made, "fast"), []
     tensors = [t.dense() for b in made.branches for t in b.tensors.values()] + [made.head.weight.dense()]  # type: ignore[union-attr]
     if way == "PEFT":
-        model, config = peft_model(12, 1), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"])
+        model, config = CPU.peft(12, ["t0"]), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"])
         model.add_adapter("first", config)
     else:
-        pool = AdapterPool(vit(12))
+        pool = AdapterPool(CPU.vit(12))
         pool.add(data, name="first")
     before = _resident()
     for n in range(count):
@@ -256,23 +308,6 @@ def _resident() -> int:
 
 def _rows(timed: dict[str, Timed]) -> list[list[str]]:
     return [[name, f"{t.ms:.2f}", str(t)] for name, t in timed.items()]
-
-
-def vit(blocks: int) -> VisionTransformer:
-    """ViT-B/16 with random weights."""
-    model = VisionTransformer(embed_dim=WIDTH, depth=blocks, num_heads=12, num_classes=100)
-    randomise(model, 0)
-    return model.eval().requires_grad_(False)
-
-
-def peft_model(blocks: int, tasks: int) -> nn.Module:
-    """PEFT's LoRA on the fused qkv, which is what it can adapt."""
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["qkv"], init_lora_weights=False)
-    names = [f"lora-{n}" if blocks == BLOCKS else f"t{n}" for n in range(tasks)]
-    model = get_peft_model(vit(blocks), config, adapter_name=names[0])
-    for name in names[1:]:
-        model.add_adapter(name, config)
-    return model.eval()
 
 
 def task(kind: str, name: str, classes: int, blocks: int, seed: int = 0) -> Adapter:
