@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 class Tape:
@@ -53,7 +54,8 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        self.found.append((func, args, kwargs or {}, _tensors(out)))
+        args, kwargs = tree_map_only(nn.Parameter, nn.Parameter.detach, (args, kwargs or {}))  # where it is now
+        self.found.append((func, args, kwargs, _tensors(out)))
         self.made |= {t.data_ptr() for t in _tensors(out) if t.untyped_storage().data_ptr() not in given}
         return out
 

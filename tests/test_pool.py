@@ -489,6 +489,40 @@ def test_a_model_that_is_moved_and_cast(pool: AdapterPool, model: Any) -> None:
         assert torch.equal(model(x), alone(data, "everything-1", vit(), x, "auto"))
 
 
+def test_the_active_task_is_replaced_after_a_cast(pool: AdapterPool, model: Any) -> None:
+    x, new = images(2).double(), file_of(task("lora", 2))
+    pool.add(file_of(task("lora", 1)), name="t")
+    pool.activate("t")
+    model.double()
+    pool.add(new, name="t", replace=True)
+    with torch.no_grad():
+        assert relative(model(x), alone(new, "lora-2", vit().double(), x, "auto")) < 1e-12
+    pool.activate(None)
+    assert all(torch.equal(v, w.double()) for v, w in zip(model.state_dict().values(), vit().state_dict().values()))
+
+
+def test_a_model_that_went_to_another_device_and_back(pool: AdapterPool, model: Any) -> None:
+    """Between two calls: all is as it was, but elsewhere in memory."""
+    before = [value.clone() for value in model.state_dict().values()]
+    pool.add(file_of(task("lora", 1), task("lora", 2)))
+    pool.activate("lora-1")
+    for value in model.parameters():
+        value.data = value.data.clone()
+    pool.activate("lora-2")
+    pool.activate(None)
+    assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+def test_after_a_cast_the_active_task_is_made_anew(pool: AdapterPool, model: Any) -> None:
+    """What was made for where the model was before is not used again."""
+    pool.add(file_of(task("lora", 1)), name="t")
+    pool.activate("t")
+    before = pool._engine.front.chosen
+    model.double()
+    pool.activate("t")
+    assert pool._engine.front.chosen is not before
+
+
 def test_branches_without_a_head_use_the_backbones(pool: AdapterPool, model: Any) -> None:
     data = file_of(task("lora", 1, classes=0), task("adaptformer", 2))
     pool.add(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from adapterpack import AdapterPool, CallError, UnsupportedAdapterError
 from adapterpack.runtime.pool.graphs import CudaRecorder, Graphs
+from tests._cuda import Cuda
 from tests._pool import alone, file_of, relative, task
 from tests._tape import Tape
 from tests._threads import one_thread  # noqa: F401
@@ -161,6 +163,17 @@ def test_a_cast_model_is_recorded_anew() -> None:
     assert all(relative(a, b) < 1e-5 for a, b in zip(found, expected))
 
 
+def test_a_model_that_went_to_another_device_and_back_is_recorded_anew() -> None:
+    """Between two batches, so that its device and dtype are the same: a graph reads where the numbers were."""
+    pool, tape = pool_of(LORAS[:2], 2)
+    x, tasks = images(2), ["lora-0", "lora-1"]
+    pool(x, tasks=tasks)
+    pool.model.half().float()
+    found = pool(x, tasks=tasks)
+    pool._engine.graphs = None
+    assert all(relative(a, b) < 2e-6 for a, b in zip(found, pool(x, tasks=tasks))) and tape.recorded == 2
+
+
 def test_on_another_device_nothing_is_recorded() -> None:
     """Where the model was moved to one without graphs after the pool was made."""
     pool, tape = pool_of(LORAS[:2], 2)
@@ -231,7 +244,86 @@ def test_a_model_on_the_cpu() -> None:
     with pytest.raises(CallError, match="on a GPU, this one is on cpu") as error:
         AdapterPool(vit(), cuda_graphs=(1, 8))
     assert error.value.reason == "bad-call" and "cuda" in error.value.hint
+    elsewhere = vit().to("meta")
+    with pytest.raises(CallError, match="this one is on cpu"):
+        AdapterPool(elsewhere, device="cpu", cuda_graphs=(1, 8))  # refused before the model is moved
     assert AdapterPool(vit(), cuda_graphs=())._engine.graphs is None
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    return Cuda(monkeypatch)
+
+
+def capture(recorder: CudaRecorder, device: int = 0, fail: Exception | None = None) -> Any:
+    """A recording, in a turn, of a forward pass that may fail where it is captured."""
+    calls = 0
+
+    def run() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if fail is not None and calls == 2:
+            raise fail
+        return torch.ones(1)
+
+    with recorder.turn(torch.device("cuda", device)):
+        recorded = recorder.record(run)
+    assert calls == 2
+    return recorded
+
+
+def test_captures_share_memory_while_one_of_them_is_alive(stand_in: Cuda) -> None:
+    """As when a cast model is captured anew: the memory of graphs that are gone is not for another capture."""
+    recorder = CudaRecorder()
+    kept = [capture(recorder), capture(recorder)]
+    assert stand_in.shared() == [2] and len({stream for _, stream in stand_in.captured}) == 1
+    kept.clear()
+    kept.append(capture(recorder))
+    assert stand_in.shared() == [2, 1]
+
+
+def test_a_capture_that_fails_leaves_nothing_behind(stand_in: Cuda) -> None:
+    """Not its stream to the caller, nor memory that another capture is refused."""
+    recorder, before = CudaRecorder(), [*stand_in.streams]
+    kept = [capture(recorder)]
+    for _ in range(2):
+        with pytest.raises(UnsupportedAdapterError, match="cannot be captured"):
+            capture(recorder, fail=RuntimeError("not permitted\nwhile capturing"))
+        assert stand_in.streams == before
+    kept.append(capture(recorder))
+    assert stand_in.shared() == [1, 1]
+
+
+def test_pools_capture_one_after_another(stand_in: Cuda) -> None:
+    order: list[str] = []
+    other = threading.Thread(target=lambda: (capture(CudaRecorder()), order.append("other")))
+
+    before = torch.cuda.current_stream()
+
+    def run() -> torch.Tensor:
+        if other.ident is None and torch.cuda.current_stream() is not before:  # captured, and no more warming up
+            other.start()
+            other.join(0.3)
+            order.append("first")
+        return torch.ones(1)
+
+    CudaRecorder().record(run)
+    other.join()
+    assert order == ["first", "other"]
+
+
+def test_a_forward_pass_that_fails_by_itself_says_so(stand_in: Cuda) -> None:
+    def run() -> torch.Tensor:
+        raise RuntimeError("expected 3 channels")
+
+    with pytest.raises(RuntimeError, match="expected 3 channels"):
+        CudaRecorder().record(run)
+
+
+def test_captures_are_in_a_stream_of_the_models_device(stand_in: Cuda) -> None:
+    """And not in torch's default for captures, which is of the device that was first captured on."""
+    kept = [capture(CudaRecorder(), 0), capture(CudaRecorder(), 1)]
+    assert [stream.device for _, stream in stand_in.captured] == [0, 1] and stand_in.device == 0 and kept
 
 
 @cuda
@@ -252,6 +344,21 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
     assert pools[1].stats().graph_bytes > 0
 
 
+@cuda
+def test_on_a_gpu_a_model_that_moves_is_captured_anew() -> None:
+    model, x, tasks = vit().cuda(), images(2).cuda(), ["lora-0", "lora-1"]
+    pool = AdapterPool(model, check_fingerprint=False, cuda_graphs=(2,))
+    for kind, number in LORAS[:2]:
+        pool.add(file_of(task(kind, number)))
+    for move in (model.eval, lambda: model.cpu().cuda(), lambda: model.half().float(), model.bfloat16):
+        move()
+        graphs, found = pool._engine.graphs, pool(x, tasks=tasks)
+        assert graphs is not None and pool.stats().graph_bytes > 0
+        pool._engine.graphs = None
+        expected, pool._engine.graphs = pool(x, tasks=tasks), graphs
+        assert all(relative(a, b) < (2e-2 if a.dtype == torch.bfloat16 else 1e-5) for a, b in zip(found, expected))
+
+
 class _Synchronises(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x if float(x.sum()) else x + 1
@@ -263,9 +370,11 @@ def test_a_model_that_cannot_be_captured() -> None:
     model.norm_pre = _Synchronises()
     pool = AdapterPool(model, check_fingerprint=False, cuda_graphs=(2,))
     pool.add(file_of(task("lora", 1)))
-    with pytest.raises(UnsupportedAdapterError, match="cannot be captured") as error:
-        pool(images(2).cuda(), tasks=["lora-1"] * 2)
-    assert "cuda_graphs" in error.value.hint
+    before = torch.cuda.current_stream()
+    for _ in range(2):
+        with pytest.raises(UnsupportedAdapterError, match="cannot be captured") as error:
+            pool(images(2).cuda(), tasks=["lora-1"] * 2)
+        assert "cuda_graphs" in error.value.hint and torch.cuda.current_stream() == before
 
 
 @cuda

@@ -256,6 +256,20 @@ def test_hooks_and_training_mode_of_the_model_stay_its_own() -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained(x, tasks=["lora-1"] * 2), expected))
 
 
+def test_gradient_checkpointing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks for the state of random numbers, which the device may not tell while a graph is captured."""
+    model, x = vit(), images(2)
+    model.set_grad_checkpointing(True)
+    pool, expected = pool_of(model, [("lora", 1)]), alone(file_of(task("lora", 1)), "lora-1", vit(), x)
+
+    def ask() -> torch.Tensor:
+        raise AssertionError("asked for the state of random numbers")
+
+    monkeypatch.setattr(torch, "get_rng_state", ask)
+    found = torch.stack(pool(x, tasks=["lora-1"] * 2))
+    assert relative(found, expected) < 2e-6 and model.grad_checkpointing
+
+
 def test_rows_that_are_no_rows() -> None:
     """A module that does not see a batch is refused, not answered wrongly."""
     twin = Twin(vit())

@@ -59,13 +59,14 @@ class Engine:
         require_vit(self.model)
         self.front = Front(model, fold, head_classes)
         self.front.require_free()
+        where = next(self.model.parameters()).device if device is None else require_device(device)
+        self.graphs = graphs_for(cuda_graphs, where)
         if device is not None:
-            self.model.to(require_device(device))
+            self.model.to(where)
         self.twin = Twin(self.model)
         self.cache = Cache(budget, alive)
         self.lock = ModelLock()
         self.gather = False
-        self.graphs = graphs_for(cuda_graphs, next(self.model.parameters()).device)
         self._fold = fold
         self._made_for: object = None
         self._fingerprint: str | None = None

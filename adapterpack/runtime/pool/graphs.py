@@ -11,7 +11,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -49,9 +50,12 @@ class CudaRecorder:
     """Records CUDA graphs, which share the memory of their intermediate results: they never run at the same time."""
 
     device_type = "cuda"
+    _one = threading.Lock()  # torch allows one capture at a time, of all pools
+    _memory: Any
+    _stream: torch.cuda.Stream
 
     def __init__(self) -> None:
-        self._memory = torch.cuda.graph_pool_handle()
+        self._alive: WeakSet[torch.cuda.CUDAGraph] = WeakSet()  # those that share the memory now
         self._done: torch.cuda.Event | None = None
 
     def record(self, run: Callable[[], torch.Tensor]) -> Recorded:
@@ -60,26 +64,29 @@ class CudaRecorder:
         Raises:
             UnsupportedAdapterError: `unsupported-model`, the forward pass does what no graph can hold.
         """
-        graph = torch.cuda.CUDAGraph()
+        run()  # libraries take memory at their first call, which may not be within a capture
         try:
-            self._warm_up(run)
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-                out = run()
+            graph, out = self._captured(run)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            self._alive.clear()  # torch goes on as if the memory was captured to, and refuses another capture there
             text = f"the forward pass cannot be captured: {str(error).strip().partition(chr(10))[0]}"
             hint = "make the pool without cuda_graphs"
             raise UnsupportedAdapterError(text, Reason.UNSUPPORTED_MODEL, hint=hint) from error
+        self._alive.add(graph)
         return graph.replay, out
 
-    def _warm_up(self, run: Callable[[], torch.Tensor]) -> None:
-        """Libraries take memory at their first call, which may not be within a capture."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            run()
-        here.wait_stream(side)
+    def _captured(self, run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """In a stream of the current device; where it fails, torch alone would leave the caller in that stream."""
+        if not self._alive:  # memory whose last graph is gone cannot be captured to again
+            self._memory = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
+        capture = torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local")
+        with self._one, torch.cuda.stream(stream), capture:
+            out = run()
+        return graph, out
 
     @contextmanager
     def turn(self, device: torch.device) -> Iterator[None]:
@@ -106,6 +113,7 @@ class Graphs:
         self._sizes, self._recorder = sorted(sizes), recorder
         self._lock = threading.Lock()
         self._rooms: OrderedDict[tuple[object, ...], _Room] = OrderedDict()
+        self._made_for: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -116,6 +124,13 @@ class Graphs:
         """Forget all of them, because the model was moved or cast."""
         with self._lock:
             self._rooms.clear()
+
+    def _follow(self, twin: Twin) -> None:
+        """Forget all where the parameters are elsewhere in memory: a graph reads them where they were."""
+        now = twin.addresses()
+        if now != self._made_for:
+            self._rooms.clear()
+            self._made_for = now
 
     def features(self, twin: Twin, images: torch.Tensor, runs: Sequence[Run]) -> torch.Tensor | None:
         """What the heads read, [n, features]; None for a batch that no recording can be made of.
@@ -136,6 +151,7 @@ class Graphs:
         if len(forms) > 1 or not all(task.only_stacks for _, _, task in runs):
             return None
         with self._lock, self._recorder.turn(images.device):
+            self._follow(twin)
             room = self._room((*forms, images.shape[1:]), images, runs[0][2].stacks)
             room.fill(size, images, runs)
             if size not in room.recorded:

@@ -33,8 +33,9 @@ class AdapterPool:
     A task waits as the bytes of its file and is inflated when it is first used. `pool(images, tasks=[…])` answers a
     batch in which each image has its own task, in one pass; `activate` puts one task into the model itself.
 
-    All methods may be called from several threads. Calls of the model itself are the caller's: use `using` where other
-    threads may activate or remove tasks meanwhile. While the pool lives, the backbone's weights belong to it.
+    All methods may be called from several threads, on a GPU in one stream. Calls of the model itself are the caller's:
+    use `using` where other threads may activate or remove tasks meanwhile. While the pool lives, the backbone's weights
+    belong to it.
 
     Args:
         model: a timm `VisionTransformer`, also one under `torch.compile` (which then can activate what can be folded).
@@ -160,10 +161,10 @@ class AdapterPool:
         """
         front, done = self._engine.front, False
         while not done:
+            self._engine.follow()
             task, now = None if name is None else self._packed(name), front.chosen
             known = now is not None and now.name == name and now.task is task
             chosen = now if known else None if task is None else self._engine.choose(str(name), task)
-            self._engine.follow()
             with self._engine.lock.writing():
                 front.require_free()
                 if name is not None and self._packed(name) is not task:
@@ -255,6 +256,7 @@ class AdapterPool:
     def _add_or_replace(self, added: dict[str, Packed]) -> None:
         front = self._engine.front
         with self._engine.lock.writing():
+            self._engine.follow()
             active = self.active
             if active is not None and active in added:
                 front.show(self._engine.choose(active, added[active]))

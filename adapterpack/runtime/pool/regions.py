@@ -96,11 +96,10 @@ class Regions:
     def write(self, place: Place, role: str, delta: Any, *, replaces: bool) -> None:
         """Fold a delta into a region, see `fold.write`."""
         key = _key(place, role)
-        region = self._region(key, place, role)
-        if key in self._stale:
-            region.restore()
+        if key in self._stale:  # before a copy is made anew, where the model was moved meanwhile
+            self._written[key].restore()
             self._stale.discard(key)
-        self._written[key] = region
+        region = self._written[key] = self._region(key, place, role)
         write(region.target(), delta, replaces=replaces)
 
     def _region(self, key: Key, place: Place, role: str) -> Region:

@@ -29,6 +29,7 @@ class Twin:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = _copied(model)
+        self._held = [held for m in self.model.modules() for held in (m._parameters, m._buffers)]
         self._running = Running()
         self._stations: dict[tuple[int, str], Station] = {}
         self._installing = threading.Lock()
@@ -42,6 +43,10 @@ class Twin:
                 found = self._stations[id(module), method] = Station(module, method, self._running)
                 module.__dict__[method] = found
             return found
+
+    def addresses(self) -> tuple[int, ...]:
+        """Where its parameters and buffers are in memory now."""
+        return tuple(tensor.data_ptr() for held in self._held for tensor in held.values() if tensor is not None)
 
     def features(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
         """What the heads read: [n, features]."""
@@ -59,6 +64,8 @@ def _copied(model: nn.Module) -> nn.Module:
         state = other.__dict__
         state["_modules"] = {name: None if child is None else made[id(child)] for name, child in other._modules.items()}
         state.update(training=False, _compiled_call_impl=None)
+        if "grad_checkpointing" in state:  # it asks for the state of random numbers, which no captured graph can
+            state["grad_checkpointing"] = False
         state.update({key: OrderedDict() for key in state if "_hooks" in key})
         for key, value in state.items():  # a method that somebody bound to a module of the model
             if isinstance(value, MethodType) and id(value.__self__) in made:
