@@ -286,6 +286,17 @@ def test_a_folder_that_is_not_of_a_run_is_left_alone(in_process: None, place: Pa
     assert code == 2 and "holds something else" in error and kept.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize(
+    ("images", "workers", "found"),
+    [(1, 50, (1, 1)), (4, 2, (1, 1)), (5, 2, (2, 2)), (9, 8, (3, 3)), (64, 2, (2, 4)), (65, 1, (1, 5))],
+)
+def test_no_more_workers_are_started_than_there_are_batches(images: int, workers: int, found: tuple[int, int]) -> None:
+    """And each has a block of its own: one alone would go to one worker."""
+    from adapterpack.serving import predict
+
+    assert predict._shares(images, 4, workers) == found
+
+
 def test_what_counts_as_done(tmp_path: Path) -> None:
     import pyarrow as pa
 

@@ -222,9 +222,33 @@ def test_a_fault_of_ours_is_one_line_for_who_runs_it(service: Any, caplog: pytes
 
 
 def test_a_form_that_is_none(url: str) -> None:
-    for header in ("multipart/form-data", "multipart/form-data; boundary=edge"):
-        reply = http("POST", url + P, b"--edg\r\n\r\nx", {"Content-Type": header})
-        assert reply.status == 400 and set(reply.json) == {"error", "reason"}
+    bad = b"--edge\r\nno head\r\n\r\nx", b"--edge\r\nX: " + 9000 * b"x", b"--edge\r\nContent-Length: x\r\n\r\nx"
+    kind = "multipart/form-data"
+    for header, body in [(kind, b"x"), *((f"{kind}; boundary=edge", one) for one in (b"--edg\r\n\r\nx", *bad))]:
+        reply = http("POST", url + P, body, {"Content-Type": header})
+        assert reply.status == 400 and set(reply.json) == {"error", "reason"}, body
+        assert "no readable form" in reply.json["error"] and len(reply.json["error"]) < 300
+
+
+def test_a_form_with_two_images_is_refused(url: str) -> None:
+    """Else one of them would get no answer, and nobody would know which."""
+    for fields in (("image", "image"), ("image", "file")):
+        body, header = _serving.form({}, _serving.png(1), fields[0])
+        end = body.rindex(b"----------edge") - 2
+        more, _ = _serving.form({}, _serving.png(2), fields[1])
+        reply = http("POST", url + P, body[:end] + more, header)
+        assert reply.status == 400 and "2 images" in reply.json["error"], reply
+
+
+def test_a_body_that_cannot_be_decompressed_is_one_line(url: str) -> None:
+    reply = http("POST", url + P, _serving.png(), {"Content-Encoding": "gzip"})
+    assert reply.status == 400 and "content-encoding" in reply.json["error"] and "\\n" not in reply.json["error"]
+
+
+def test_an_upload_in_a_form_is_told_to_be_the_body(url: str, folder: Path) -> None:
+    body, header = _serving.form({}, (folder / "four.apk").read_bytes(), "file")
+    reply = http("POST", f"{url}/v1/tasks?name=other", body, header)
+    assert (reply.status, reply.json["reason"]) == (400, "bad-call") and "--data-binary" in reply.json["error"]
 
 
 def test_health_and_lists(url: str, folder: Path) -> None:
@@ -314,10 +338,12 @@ def test_who_may_change(url: str, service: Any) -> None:
     door = service.listener(replace(service.settings, token="secret"))
     guarded = door.open("127.0.0.1", 0)
     try:
-        for header in ({}, {"Authorization": "Bearer wrong"}):
-            assert http("DELETE", f"{guarded}/v1/tasks/none", None, header).status == 401
-        right = {"Authorization": "Bearer secret", "X-Forwarded-For": "10.0.0.1"}
-        assert http("DELETE", f"{guarded}/v1/tasks/none", None, right).status == 404
+        for header in ({}, *({"Authorization": text} for text in ("Bearer wrong", "secret", "Basic secret"))):
+            reply = http("DELETE", f"{guarded}/v1/tasks/none", None, header)
+            assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, "Bearer")
+        for text in ("Bearer secret", "bearer  secret"):
+            right = {"Authorization": text, "X-Forwarded-For": "10.0.0.1"}
+            assert http("DELETE", f"{guarded}/v1/tasks/none", None, right).status == 404
     finally:
         door.close()
 
@@ -336,6 +362,7 @@ def test_too_many_requests_are_told_so(service: Any) -> None:
             assert [future.result().status for future in first] == [200, 200]
         for reply in more:
             assert (reply.status, reply.headers["Retry-After"], reply.json["reason"]) == (503, "1", "unavailable")
+            assert reply.json["error"] == "2 requests are waiting already; try again in a moment"
         assert ask(url, "digits").status == 200
         assert figure(url, "adapterpack_requests_in_hand") == 0
     finally:
@@ -543,6 +570,33 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["note: a note", "serving 1 task at http://127.0.0.1:1; stop with Ctrl-C"]
     assert lines[-1] == "warning: refused \\x1b[2J"
+
+
+@pytest.mark.parametrize("command", ["serve", "predict"])
+@pytest.mark.parametrize("handler", ["ours", "ray's"])
+def test_sigterm_while_it_starts_is_said(
+    command: str, handler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own handler, which it puts in as it starts, leaves without a word."""
+    from adapterpack.serving import predict, service
+
+    def starts(*_: object) -> None:
+        if handler == "ray's":
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it was not interrupted")
+
+    monkeypatch.setattr(service, "Service", starts)
+    monkeypatch.setattr(predict, "predict", starts)
+    words = {"serve": [], "predict": ["--adapter", "a.apk", "-o", str(tmp_path / "b")]}[command]
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as done:
+            main([command, str(tmp_path), *words, "--backbone", "b"])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.value.code, capsys.readouterr().err.strip()) == (130, "error: interrupted")
 
 
 @pytest.mark.parametrize("command", ["serve", "predict"])

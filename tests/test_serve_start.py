@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,3 +129,44 @@ def test_the_board_goes_on_to_watch_and_says_what_failed(tmp_path: Path, monkeyp
         ("b.apk", "internal", "ZeroDivisionError: by zero")
     ]
     assert looked == ["a.apk", "b.apk", "c.apk"]
+
+
+def test_a_task_whose_file_is_renamed_is_listed_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks while the folder is being looked at gets what was served before."""
+    from adapterpack.serving import board as module
+
+    context = SimpleNamespace(get_actor_id=lambda: "1", was_current_actor_reconstructed=False)
+    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: context)
+    (tmp_path / "a.apk").write_bytes(_serving.variant(_serving.digits(tmp_path), "a"))
+    checked = catalog.checked_entry
+    looking, go = threading.Event(), threading.Event()
+
+    def waits(file: str, data: bytes, name: str = "") -> Entry:
+        looking.set()
+        assert file == "a.apk" or go.wait(20)
+        return checked(file, data, name)
+
+    monkeypatch.setattr(catalog, "checked_entry", waits)
+
+    async def run() -> list[Listing | None]:
+        board = module.Board(str(tmp_path), 0.01)
+        await board.begin()
+        known = (await board.overview()).listing.version
+        asked = asyncio.create_task(board.listing(known, 0.5))  # its time is over while the folder is looked at
+        await asyncio.sleep(0)
+        looking.clear()
+        (tmp_path / "a.apk").rename(tmp_path / "b.apk")
+        await asyncio.to_thread(looking.wait, 20)
+        found = [await asked]
+        go.set()
+        while "a" not in (after := (await board.overview()).listing.tasks) or after["a"].file != "b.apk":
+            await asyncio.sleep(0.01)
+        assert board._watching is not None
+        board._watching.cancel()
+        return [*found, await board.listing()]
+
+    listings = asyncio.run(asyncio.wait_for(run(), 20))
+    assert [{task: entry.file for task, entry in one.tasks.items()} for one in listings if one is not None] == [
+        {"a": "a.apk"},
+        {"a": "b.apk"},
+    ]

@@ -65,6 +65,7 @@ class Board:
 
     def __init__(self, source: str, seconds: float) -> None:
         self._catalog = Catalog(Folder(source))
+        self._shown = self._catalog.listing()  # whole, while the catalog may be in the middle of a look
         self._seconds = seconds
         self._reports: dict[str, tuple[float, Report]] = {}
         self._news = asyncio.Condition()
@@ -80,6 +81,7 @@ class Board:
             if self._watching is None:
                 await self._look()
                 self._catalog.version += time.time_ns() // 1000  # no board begins with a number that another one gave
+                self._shown = self._catalog.listing()
                 self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -92,11 +94,12 @@ class Board:
 
     async def _look(self) -> bool:
         """Into the folder; whatever fails is said, and the next look is taken all the same."""
-        before = self._catalog.version
+        before = self._shown.version
         (found,) = await asyncio.gather(asyncio.to_thread(self._catalog.scan), return_exceptions=True)
         if isinstance(found, BaseException):
             self._catalog.fail(found)
-        return self._catalog.version > before
+        self._shown = self._catalog.listing()
+        return self._shown.version > before
 
     async def _tell(self) -> None:
         async with self._news:
@@ -107,18 +110,18 @@ class Board:
         await self.begin()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._differs(known), max(seconds, 0.001))
-        return Overview(self._epoch, self._catalog.listing(), self._recent())
+        return Overview(self._epoch, self._shown, self._recent())
 
     async def listing(self, known: int = -1, seconds: float = 0) -> Listing | None:
         """What to serve, for a replica; None while a second board does not know everything yet."""
         await self.begin()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._differs((self._epoch, known)), max(seconds, 0.001))
-        return self._catalog.listing() if self._complete else None
+        return self._shown if self._complete else None
 
     async def _differs(self, known: tuple[str, int]) -> None:
         async with self._news:
-            await self._news.wait_for(lambda: self._complete and known != (self._epoch, self._catalog.version))
+            await self._news.wait_for(lambda: self._complete and known != (self._epoch, self._shown.version))
 
     def _recent(self) -> tuple[Report, ...]:
         now = time.monotonic()
@@ -137,6 +140,7 @@ class Board:
         """A replica could not take a file."""
         async with self._lock:
             self._catalog.refuse(entry.file, entry.stamp, told.reason, str(told.error()))
+            self._shown = self._catalog.listing()
         await self._tell()
 
     async def change(self, change: Change) -> Done | Told:
@@ -149,6 +153,7 @@ class Board:
         try:
             async with self._lock:
                 done = await asyncio.to_thread(self._changed, change)
+                self._shown = self._catalog.listing()
         except AdapterPackError as error:
             return Told.of(error)
         await self._tell()

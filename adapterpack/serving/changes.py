@@ -58,6 +58,9 @@ class Changes:
             AdapterPackError: the file is refused, and why.
         """
         self._require_right(request)
+        if request.content_type == "multipart/form-data":
+            hint = "send the file itself as the body: curl --data-binary @FILE"
+            raise CallError("an upload is no form", Reason.BAD_CALL, hint=hint)
         async with self._door.place():
             data = await read_body(request)
             if request.content_type == "application/json":
@@ -88,8 +91,9 @@ class Changes:
         token = self._settings.token
         if not token and not _from_here(request):
             raise Forbidden("changes from other machines need a token; start the service with ADAPTERPACK_TOKEN set")
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and not hmac.compare_digest(_bytes(given), _bytes(token)):
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        known = scheme.lower() == "bearer" and hmac.compare_digest(_bytes(given.strip()), _bytes(token))
+        if token and not known:
             raise Forbidden("a change needs the header Authorization: Bearer TOKEN", 401)
 
 

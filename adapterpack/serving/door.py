@@ -45,7 +45,7 @@ class Door:
             Unavailable: there is none.
         """
         if self._in_hand >= self._settings.capacity:
-            raise Unavailable(f"{self._in_hand} requests are waiting already")
+            raise Unavailable(f"{self._in_hand} requests are waiting already; try again in a moment")
         self._in_hand += 1
         self._metrics.in_hand.set(self._in_hand)
         try:
@@ -98,7 +98,7 @@ class Door:
             try:
                 return await ask()
             except BackPressureError as error:
-                raise Unavailable("too many requests are waiting") from error
+                raise Unavailable("too many requests are waiting; try again in a moment") from error
             except DeploymentUnavailableError as error:
                 raise Unavailable("the replicas cannot be started") from error
             except RayActorError:

@@ -27,7 +27,7 @@ from adapterpack.serving.reply import reply
 from adapterpack.serving.settings import Settings
 from adapterpack.serving.state import State
 
-_RETRY_SECONDS = "1"
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SHOWN = ("method", "bits", "classes", "bytes", "digest")
 
@@ -173,8 +173,7 @@ def _answer_to(error: BaseException) -> web.Response:
 
 def _refused(status: int, message: str, reason: str, headers: Mapping[str, str] | None = None) -> web.Response:
     body = {"error": printable(message), "reason": reason}
-    more = {"Retry-After": _RETRY_SECONDS} if status == 503 else {}
-    response = reply(body, status=status, headers={**more, **(headers or {})})
+    response = reply(body, status=status, headers={**_HEADERS.get(status, {}), **(headers or {})})
     if status == 413:
         response.force_close()  # what is left of the body is not read
     return response

@@ -167,17 +167,24 @@ def _blocks(question: Question, orders: Orders, images: Mapping[str, Stat]) -> A
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = [{"path": path, "size": size, "mtime": mtime} for path, (size, mtime) in images.items()]
-    count = -(-len(rows) // (question.batch_size * _BATCHES_A_BLOCK))
+    workers, count = _shares(len(rows), question.batch_size, question.workers)
     asked = ray.data.from_items(rows, override_num_blocks=count).map_batches(
         Worker,
         fn_constructor_args=(orders,),
         batch_size=question.batch_size,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=question.workers),
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=question.cpus,
-        num_gpus=gpus_of_each(question.device, question.workers, question.cpus, question.gpus),
+        num_gpus=gpus_of_each(question.device, workers, question.cpus, question.gpus),
     )
     return asked.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _shares(images: int, batch_size: int, workers: int) -> tuple[int, int]:
+    """How many workers have something to do, and the blocks that the images go into: one for each at least."""
+    batches = -(-images // batch_size)
+    busy = min(workers, batches)
+    return busy, max(busy, -(-batches // _BATCHES_A_BLOCK))
 
 
 def _gather(blocks: Any, work: Work, step: Step) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from adapterpack.errors import CallError, CorruptFileError, Reason
 
@@ -14,6 +15,7 @@ _IMAGE_FIELDS = ("image", "file")
 _MOST_TOP = 1000
 _MOST_DIGITS = 9
 _BODY_SECONDS = 30
+_NO_FORM = (ValueError, LookupError, RuntimeError, ConnectionError, web.RequestPayloadError, HttpProcessingError)
 _FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
@@ -92,7 +94,7 @@ async def read_body(request: web.Request) -> bytes:
     except asyncio.TimeoutError as error:
         raise CallError("the body does not come", Reason.BAD_CALL, hint="send it faster") from error
     except (web.RequestPayloadError, ConnectionError) as error:  # the latter to nobody: the sender has gone
-        raise CallError(f"no readable body: {error}", Reason.BAD_CALL, hint="send it whole") from error
+        raise CallError(f"no readable body: {_line(error)}", Reason.BAD_CALL, hint="send it whole") from error
 
 
 async def _read_form(request: web.Request) -> tuple[bytes, list[tuple[str, str]]]:
@@ -103,17 +105,20 @@ async def _read_form(request: web.Request) -> tuple[bytes, list[tuple[str, str]]
         raise _too_large(request) from error
     except asyncio.TimeoutError as error:
         raise CallError("the form does not come", Reason.BAD_CALL, hint="send it faster") from error
-    except (ValueError, LookupError, RuntimeError, ConnectionError, web.RequestPayloadError) as error:
-        raise CallError(f"no readable form: {error}", Reason.BAD_CALL, hint="send multipart/form-data") from error
-    data = b""
+    except _NO_FORM as error:
+        text = f"no readable form: {_line(error)}"
+        raise CallError(text, Reason.BAD_CALL, hint="send multipart/form-data") from error
     texts = [(name, value) for name, value in form.items() if isinstance(value, str)]
-    for name in _IMAGE_FIELDS:
-        value = form.get(name)
-        if isinstance(value, web.FileField):
-            data = value.file.read()
-        elif isinstance(value, (bytes, bytearray)):
-            data = bytes(value)
-    return data, texts
+    images = [value for name, value in form.items() if name in _IMAGE_FIELDS and not isinstance(value, str)]
+    if len(images) > 1:
+        raise CallError(f"there are {len(images)} images", Reason.BAD_CALL, hint="send one a request")
+    (image,) = images or [b""]
+    return image.file.read() if isinstance(image, web.FileField) else bytes(image), texts
+
+
+def _line(error: Exception) -> str:
+    """What aiohttp says, without its status and what it cites of the request at length."""
+    return " ".join(str(error).removeprefix("400, message:").split())[:200]
 
 
 def _require_length(request: web.Request) -> None:

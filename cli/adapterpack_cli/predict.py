@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from adapterpack.errors import printable
 from adapterpack_cli import _output, _streams
 from adapterpack_cli._late import late
 from adapterpack_cli._place import BACKBONE, PLACE
+from adapterpack_cli._signals import terminable
 
 
 @click.command()
@@ -40,10 +39,10 @@ def predict(any_backbone: bool, as_json: bool, **options: Any) -> None:
 
     An interrupted run goes on where it was when it is repeated: finished parts lie beside the output until the end.
     """
-    module = late("adapterpack.serving.predict", "serve")
-    question = module.Question(check_fingerprint=not any_backbone, **options)
-    with _streams.own_errors():
-        found = module.predict(question, _progress)
+    with terminable(), _streams.own_errors():
+        module = late("adapterpack.serving.predict", "serve")
+        question = module.Question(check_fingerprint=not any_backbone, **options)
+        found = module.predict(question, partial(_output.progress, "predicting"))
     _output.notes(found["notes"])
     for path in found["corrupt"]:
         click.echo(f"warning: left out {printable(path)}, which cannot be read", err=True)
@@ -53,9 +52,3 @@ def predict(any_backbone: bool, as_json: bool, **options: Any) -> None:
     images, tasks = _output.counted(found["images"], "image"), _output.counted(len(found["tasks"]), "task")
     before = f", {found['resumed']:,} of them done before" if found["resumed"] else ""
     _output.console().print(f"{images}{before}, {tasks} in {found['seconds']:.1f} s: {_output.plain(found['out'])}")
-
-
-def _progress(images: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar; from now on SIGTERM, for which Ray has put in its own handler meanwhile, interrupts as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return _output.progress("predicting", images)

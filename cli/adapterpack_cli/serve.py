@@ -13,6 +13,7 @@ from adapterpack.errors import printable
 from adapterpack_cli import _output, _streams
 from adapterpack_cli._late import late
 from adapterpack_cli._place import BACKBONE, PLACE
+from adapterpack_cli._signals import terminable
 
 _TOKEN = "ADAPTERPACK_TOKEN"
 
@@ -51,8 +52,8 @@ def serve(host: str, port: int, address: str, batch_wait_ms: float, any_backbone
     settings = late("adapterpack.serving.settings", "serve").Settings(
         batch_wait=batch_wait_ms / 1000, check_fingerprint=not any_backbone, token=token, **options
     )
-    module = late("adapterpack.serving.service", "serve")
-    with _streams.own_errors():
+    with terminable(), _streams.own_errors():
+        module = late("adapterpack.serving.service", "serve")
         with _output.busy("starting Ray and the replicas"):
             service = module.Service(settings, host, port, address, _log)
         ended = threading.Event()
