@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,39 @@ def test_copies_that_do_not_fit_are_an_error_and_are_not_waited_for(
         assert caught.value.hint
     else:
         assert start.gpus_of_each(device, copies, cpus, gpus) == found
+
+
+@pytest.mark.parametrize("form", ["{host}:{port}", "ray://{host}:{port}"])
+@pytest.mark.parametrize(
+    ("host", "listens"), [("127.0.0.1", True), ("127.0.0.1", False), ("no-such-host.invalid", False)]
+)
+def test_an_address_where_nothing_listens_is_an_error_and_is_not_waited_for(
+    form: str, host: str, listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would try for many minutes; it is asked where something listens alone, whatever that is."""
+    from adapterpack.serving import start
+
+    asked: list[str] = []
+    monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(start.ray, "init", lambda address, **rest: asked.append(address))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = form.format(host=host, port=server.getsockname()[1])
+        if not listens:
+            server.close()
+            with pytest.raises(CallError, match="Ray at") as caught:
+                start.start_ray(address, 1)
+            assert (caught.value.reason, asked) == ("io-error", []) and "ray start --head" in caught.value.hint
+        else:
+            assert start.start_ray(address, 1) and asked == [address]
+
+
+def test_a_cluster_without_a_number_is_rays_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapterpack.serving import start
+
+    asked: list[str] = []
+    monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(start.ray, "init", lambda address, **rest: asked.append(address))
+    assert start.start_ray("auto", 1) and asked == ["auto"]
 
 
 class _Remote:

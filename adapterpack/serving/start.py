@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray
 from adapterpack.errors import CallError, Reason
 
 NAMESPACE = "adapterpack"
+_CONNECT_SECONDS = 10
 
 
 def start_ray(address: str, cpus: float) -> bool:
@@ -35,15 +37,27 @@ def start_ray(address: str, cpus: float) -> bool:
     logs: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     try:
         if address:
+            _require_listener(address)
             ray.init(address=address, **logs)
         else:
             known = max(os.cpu_count() or 1, int(cpus) + 1)
             ray.init(address="local", num_cpus=known, include_dashboard=False, **logs)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         text = f"Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}"
         hint = "give the address that `ray start --head` printed" if address else "see /tmp/ray/session_latest/logs"
         raise CallError(text, Reason.IO, hint=hint) from error
     return True
+
+
+def _require_listener(address: str) -> None:
+    """Where nothing listens, Ray itself says so after many minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit() and host:  # else a word, such as "auto"
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 def quiet(*names: str) -> None:
