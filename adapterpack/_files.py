@@ -268,7 +268,7 @@ class os_errors(Translating):
     __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = name or "''"  # an empty path
 
     def translate(self, error: BaseException) -> AdapterPackError | None:
         name = self._name

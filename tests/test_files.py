@@ -121,6 +121,11 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
         _files.source_of(tmp_path / "none")
 
 
+def test_an_empty_path_is_named() -> None:
+    with pytest.raises(MissingFileError, match="^'': no such file"):
+        _files.source_of("")
+
+
 def test_read_exactly(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(DATA)
