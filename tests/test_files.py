@@ -122,7 +122,7 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
 
 
 def test_an_empty_path_is_named() -> None:
-    with pytest.raises(MissingFileError, match="^'': no such file"):
+    with pytest.raises(MissingFileError, match=r"^'': no such file"):
         _files.source_of("")
 
 
