@@ -7,7 +7,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,12 +72,24 @@ CPU = On()
 
 
 def report(rounds: int) -> str:
-    """All tables; one thread, CPU time."""
+    """All tables but that of loading; one thread, CPU time."""
+    with _alone():
+        tables = [mixed(max(3, rounds // 4)), folded(rounds), swaps(rounds), memory()]
+    return "\n\n".join(tables)
+
+
+def loading(rounds: int) -> str:
+    """From disk to ready for a batch; one thread, CPU time."""
+    with _alone():
+        return first_use(rounds)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the made-up tasks carry no fingerprint
     with torch.no_grad():
-        tables = [mixed(max(3, rounds // 4)), folded(rounds), swaps(rounds), first_use(rounds), memory()]
-    return "\n\n".join(tables)
+        yield
 
 
 def mixed(rounds: int, on: On = CPU) -> str:
