@@ -228,7 +228,7 @@ def _follow(model: nn.Module, names: list[str]) -> _Found:
         if child is None:
             return _Found(parent, module, names[depth:], compiled)
         parent, module = module, child
-        compiled = compiled or child.__dict__.get("_compiled_call_impl") is not None  # a call less, of hundreds
+        compiled = compiled or _is_compiled(child)
     return _Found(parent, module, [], compiled)
 
 
