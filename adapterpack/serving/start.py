@@ -54,9 +54,10 @@ def _require_listener(address: str) -> None:
 
     Raises:
         OSError: nothing does.
+        ValueError: the port is no number.
     """
     host, _, port = address.rpartition("//")[2].rpartition(":")
-    if port.isdigit() and host:  # else a word, such as "auto"
+    if host:  # else a word, such as "auto"
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
