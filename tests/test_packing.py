@@ -416,6 +416,15 @@ def big_bundle() -> bytes:
     return pack(*(make("lora", f"task {i}", branches=factories.lora_branches("float32", rank=64)) for i in range(6)))
 
 
+def test_what_is_read_at_once() -> None:
+    """A file of that size with one read; of a larger one the head, and what is asked for."""
+    data = big_bundle()
+    for at_once, first, reads in ((len(data) - 1, 4096, 2), (len(data), len(data), 1)):
+        source = Counting(data)
+        assert Bundle(source, at_once=at_once).read("task 0").name == "task 0"
+        assert source.reads[0] == (0, first) and len(source.reads) == reads
+
+
 def test_opening_is_one_read_and_each_task_one_more() -> None:
     source = Counting(big_bundle())
     opened = Bundle(source)
@@ -468,6 +477,17 @@ def test_a_file_that_is_cut_while_open(tmp_path: Path) -> None:
     opened = adapterpack.open(path)
     path.write_bytes(path.read_bytes()[:-10])
     assert reason_of(opened.read) == "truncated"
+
+
+def test_a_file_that_is_cut_while_it_is_read_at_once() -> None:
+    """Its size was asked before: what did not come is said to be missing, and not called damaged."""
+
+    class Cut(_files.BytesSource):
+        def read_at(self, offset: int, length: int) -> bytes:
+            return self._data[: self.size() - 10][offset : offset + length]
+
+    source = Cut(pack(make("lora")))
+    assert reason_of(Bundle(source, at_once=source.size()).read) == "truncated"
 
 
 def test_payload_checksums() -> None:

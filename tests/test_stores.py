@@ -65,7 +65,7 @@ def test_a_small_file_that_is_read_over_http_is_two_requests(web: Any, bundle: b
     web.files["all.apk"] = bundle
     web.asked.clear()
     assert read_adapter(f"{web.url}/all.apk", "dtd").same_as(adapterpack.open(bundle).read("dtd"))
-    assert len(web.asked) == (2 if len(bundle) <= 1 << 17 else 3)
+    assert len(web.asked) == 2
 
 
 @pytest.mark.parametrize("big", [10**9, 1])
