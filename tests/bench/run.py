@@ -25,7 +25,7 @@ TABLES = {
     "http": service.report,
     "converters": lambda rounds: converters.report(),
     "serving": serving.report,
-    "first-use": serving.loading,
+    "first-use": serving.first_use_report,
     "gpu": gpu.report,
     "training": lambda rounds: training.report(max(3, rounds // 3)),
 }
@@ -53,7 +53,8 @@ def _in_a_child(name: str, rounds: int) -> str:
     """A table from a process of its own: what ran before leaves memory in pieces and caches cold, which shows."""
     code = f"from tests.bench import run; print(run.TABLES[{name!r}]({rounds}))"
     command = [sys.executable, *(f"-W{option}" for option in sys.warnoptions), "-c", code]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=sys.path[0])
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root)
     return done.stdout.strip()
 
 

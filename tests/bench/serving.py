@@ -73,19 +73,19 @@ CPU = On()
 
 def report(rounds: int) -> str:
     """All tables but that of loading; one thread, CPU time."""
-    with _alone():
+    with _one_thread():
         tables = [mixed(max(3, rounds // 4)), folded(rounds), swaps(rounds), memory()]
     return "\n\n".join(tables)
 
 
-def loading(rounds: int) -> str:
+def first_use_report(rounds: int) -> str:
     """From disk to ready for a batch; one thread, CPU time."""
-    with _alone():
+    with _one_thread():
         return first_use(rounds)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the made-up tasks carry no fingerprint
     with torch.no_grad():
